@@ -1,0 +1,207 @@
+//! Models of a tag under every interleaving: `make loom`.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use loom::future::block_on;
+use loom::thread;
+
+use super::tag::{Fault, Job, Need, Parked, Tag, TagHandle};
+use crate::segment::{IdRange, Segment};
+
+fn range(start: i64, end: i64) -> IdRange {
+    IdRange { start, end }
+}
+
+fn check(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    // Three preemptions find what there is to find in models of this size, and keep them to seconds.
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
+/// Reserves `[end - amount, end)` for the tag's next job, as a refill thread does.
+fn refill(tag: &Tag, end: &mut i64) {
+    if !tag.begin_refill() {
+        return;
+    }
+    while let Some(job) = tag.next_job(Duration::ZERO, Instant::now()) {
+        let start = *end;
+        *end += job.amount();
+        tag.complete(job, range(start, *end));
+    }
+}
+
+fn tag_with(segments: &[IdRange]) -> Arc<Tag> {
+    let tag = Arc::new(Tag::new("t", 2, Instant::now()));
+    for segment in segments {
+        tag.complete(Job::Extend(2), *segment);
+    }
+    tag
+}
+
+/// Waits for one ID, and says why if there will be none.
+async fn next_id(tag: Arc<Tag>) -> Result<i64, Option<Fault>> {
+    let mut handle = TagHandle::new(tag.clone());
+    let mut waiter = None;
+    let result = std::future::poll_fn(|cx| {
+        loop {
+            if let Some(claim) = handle.claim(1) {
+                return Poll::Ready(Ok(claim.ids.start));
+            }
+            match tag.park(Need::Supply(1), cx.waker(), &mut waiter, Instant::now()) {
+                Parked::TryAgain => {}
+                Parked::Waiting { .. } => return Poll::Pending,
+                Parked::Fault { fault, .. } => return Poll::Ready(Err(Some(fault))),
+                Parked::Closed | Parked::Leased(_) => return Poll::Ready(Err(None)),
+            }
+        }
+    })
+    .await;
+    if let Some(id) = waiter {
+        tag.unpark(id);
+    }
+    result
+}
+
+fn all_distinct(mut ids: Vec<i64>) -> bool {
+    ids.sort_unstable();
+    let before = ids.len();
+    ids.dedup();
+    ids.len() == before
+}
+
+#[test]
+fn claims_of_a_segment_are_disjoint_and_end_at_its_end() {
+    check(|| {
+        let segment = Arc::new(Segment::new(range(1, 4)));
+        let claimer = |count| {
+            let segment = segment.clone();
+            thread::spawn(move || [segment.claim(count), segment.claim(count)])
+        };
+        let (one, two) = (claimer(1), claimer(2));
+        let claims: Vec<_> =
+            [one.join().unwrap(), two.join().unwrap()].into_iter().flatten().flatten().collect();
+        let ids = claims.iter().flat_map(|claim| claim.ids.start..claim.ids.end).collect::<Vec<_>>();
+        assert_eq!(ids.len(), 3, "three IDs went out, and no more: {ids:?}");
+        assert!(all_distinct(ids.clone()) && ids.iter().all(|id| (1..4).contains(id)));
+        assert_eq!(claims.iter().filter(|claim| claim.crossed_trigger).count(), 1);
+    });
+}
+
+#[test]
+fn closing_a_segment_returns_just_what_was_not_claimed() {
+    check(|| {
+        let segment = Arc::new(Segment::new(range(1, 4)));
+        let claimer = {
+            let segment = segment.clone();
+            thread::spawn(move || [segment.claim(1), segment.claim_exactly(2)])
+        };
+        let rest = segment.close();
+        let claimed = claimer.join().unwrap();
+        let claimed: u64 = claimed.iter().flatten().map(|claim| claim.ids.len()).sum();
+        assert_eq!(claimed + rest.len(), 3);
+        assert_eq!(rest.start, 1 + claimed as i64, "the rest is the tail");
+        assert_eq!(segment.claim(1), None);
+    });
+}
+
+#[test]
+fn the_head_moves_on_without_losing_or_repeating_an_id() {
+    check(|| {
+        let tag = tag_with(&[range(1, 2), range(2, 3), range(3, 5)]);
+        let claimer = || {
+            let mut handle = TagHandle::new(tag.clone());
+            thread::spawn(move || [handle.claim(1), handle.claim(1)])
+        };
+        let (one, two) = (claimer(), claimer());
+        let claims = [one.join().unwrap(), two.join().unwrap()];
+        let ids: Vec<_> = claims.iter().flatten().flatten().map(|claim| claim.ids.start).collect();
+        assert_eq!(ids.len(), 4, "there were four IDs for four claims: {ids:?}");
+        assert!(all_distinct(ids));
+        assert_eq!(TagHandle::new(tag).claim(1), None);
+    });
+}
+
+#[test]
+fn who_waits_is_woken_by_a_refill() {
+    check(|| {
+        let tag = tag_with(&[]);
+        let waiters = [(); 2].map(|()| {
+            let tag = tag.clone();
+            thread::spawn(move || block_on(next_id(tag)))
+        });
+        // Whoever comes first queues the tag; a refill that begins before finds nothing to do.
+        let refiller = {
+            let tag = tag.clone();
+            thread::spawn(move || {
+                tag.request_refill();
+                refill(&tag, &mut 1);
+            })
+        };
+        let ids = waiters.map(|waiter| waiter.join().unwrap().unwrap());
+        refiller.join().unwrap();
+        assert_ne!(ids[0], ids[1]);
+    });
+}
+
+#[test]
+fn a_claim_that_ends_the_chain_and_a_refill_do_not_miss_each_other() {
+    check(|| {
+        let tag = tag_with(&[range(1, 2)]);
+        let waiters = [(); 2].map(|()| {
+            let tag = tag.clone();
+            thread::spawn(move || block_on(next_id(tag)))
+        });
+        tag.request_refill();
+        refill(&tag, &mut 2);
+        let ids = waiters.map(|waiter| waiter.join().unwrap().unwrap());
+        assert_ne!(ids[0], ids[1]);
+    });
+}
+
+#[test]
+fn a_failed_refill_tells_everyone() {
+    check(|| {
+        let tag = tag_with(&[]);
+        let waiters = [(); 2].map(|()| {
+            let tag = tag.clone();
+            thread::spawn(move || block_on(next_id(tag)))
+        });
+        tag.request_refill();
+        tag.refuse(Fault::Exhausted);
+        for waiter in waiters {
+            assert_eq!(waiter.join().unwrap(), Err(Some(Fault::Exhausted)));
+        }
+    });
+}
+
+#[test]
+fn closing_a_tag_tells_everyone_and_hands_nothing_out_twice() {
+    check(|| {
+        let tag = tag_with(&[range(1, 2), range(2, 3)]);
+        let waiter = {
+            let tag = tag.clone();
+            thread::spawn(move || [block_on(next_id(tag.clone())), block_on(next_id(tag))])
+        };
+        let unclaimed: u64 = tag.close().into_iter().map(IdRange::len).sum();
+        let claimed = waiter.join().unwrap().iter().filter(|claim| claim.is_ok()).count();
+        assert_eq!(claimed as u64 + unclaimed, 2);
+    });
+}
+
+#[test]
+fn only_one_refill_at_a_time() {
+    check(|| {
+        let tag = tag_with(&[]);
+        tag.request_refill();
+        let other = {
+            let tag = tag.clone();
+            thread::spawn(move || tag.begin_refill())
+        };
+        let mine = tag.begin_refill();
+        assert!(mine ^ other.join().unwrap());
+        assert_eq!(tag.request_refill(), None, "a running refill looks again by itself");
+    });
+}
