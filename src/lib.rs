@@ -3,3 +3,8 @@
 pub mod alloc;
 pub mod segment;
 pub mod sync;
+
+#[cfg(not(loom))]
+pub mod config;
+#[cfg(not(loom))]
+pub mod dsn;

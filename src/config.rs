@@ -1,0 +1,713 @@
+//! config.json -> a [`Config`] that cannot be wrong.
+//!
+//! [`KEYS`] is the one place that knows every key's name, default and range; the README's table shows the same.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+use crate::dsn::{Dsn, DsnError};
+
+/// The environment variable that overrides the key `DSN`, so that a password need not be in a file.
+pub const DSN_VARIABLE: &str = "IDALLOC_DSN";
+
+/// What is served when no file says otherwise.
+const EMBEDDED: &str = r#"{"DSN": "sqlite:idalloc.db"}"#;
+
+const WORKERS_MAX: u64 = 1024;
+
+const DSN: TextKey = TextKey {
+    name: "DSN",
+    default: None,
+    allowed: "a DSN such as user:password@tcp(host:port)/database or sqlite:PATH",
+};
+const TABLE: TextKey = TextKey {
+    name: "table",
+    default: Some("segments"),
+    allowed: "table or database.table, each 1 to 64 of A-Z a-z 0-9 _ $",
+};
+const TAG_COLUMN: TextKey =
+    TextKey { name: "TagColumn", default: Some("app_tag"), allowed: "1 to 64 of A-Z a-z 0-9 _ $" };
+const HTTP_HOST: TextKey =
+    TextKey { name: "HttpHost", default: Some("0.0.0.0"), allowed: "an IP address or localhost" };
+const HTTP_PORT: IntegerKey = IntegerKey::new("HttpPort", 8880, 0, 65_535, "(0: any free port)");
+const HTTP_READ_TIMEOUT: IntegerKey = IntegerKey::new("HttpReadTimeout", 5000, 1, 3_600_000, "ms");
+const HTTP_WRITE_TIMEOUT: IntegerKey = IntegerKey::new("HttpWriteTimeout", 5000, 1, 3_600_000, "ms");
+const HTTP_IDLE_TIMEOUT: IntegerKey = IntegerKey::new("HttpIdleTimeout", 75_000, 1, 3_600_000, "ms");
+const HTTP_ENGINE: TextKey =
+    TextKey { name: "HttpEngine", default: Some("tokio"), allowed: "tokio or may_minihttp" };
+const WORKERS: IntegerKey =
+    IntegerKey { name: "Workers", default: None, min: 1, max: WORKERS_MAX, unit: "threads" };
+const MAX_CONNECTIONS: IntegerKey = IntegerKey::new("MaxConnections", 16_384, 1, 1_000_000, "connections");
+const ALLOC_TIMEOUT: IntegerKey = IntegerKey::new("AllocTimeout", 2000, 1, 60_000, "ms");
+const MAX_BATCH: IntegerKey = IntegerKey::new("MaxBatch", 10_000, 1, 100_000, "IDs");
+const MAX_LEASE: IntegerKey = IntegerKey::new("MaxLease", 1_000_000, 1, 1_000_000_000, "IDs");
+const REFILL_THREADS: IntegerKey = IntegerKey::new("RefillThreads", 2, 1, 64, "threads");
+const PRELOAD_TAGS: IntegerKey = IntegerKey::new("PreloadTags", 64, 0, 1_000_000, "tags");
+const TAG_RELOAD_SECONDS: IntegerKey = IntegerKey::new("TagReloadSeconds", 10, 1, 3600, "s");
+const LOG_FORMAT: TextKey = TextKey { name: "LogFormat", default: Some("text"), allowed: "text or json" };
+
+/// Every key of config.json.
+pub const KEYS: &[Key] = &[
+    Key::Text(DSN),
+    Key::Text(TABLE),
+    Key::Text(TAG_COLUMN),
+    Key::Text(HTTP_HOST),
+    Key::Integer(HTTP_PORT),
+    Key::Integer(HTTP_READ_TIMEOUT),
+    Key::Integer(HTTP_WRITE_TIMEOUT),
+    Key::Integer(HTTP_IDLE_TIMEOUT),
+    Key::Text(HTTP_ENGINE),
+    Key::Integer(WORKERS),
+    Key::Integer(MAX_CONNECTIONS),
+    Key::Integer(ALLOC_TIMEOUT),
+    Key::Integer(MAX_BATCH),
+    Key::Integer(MAX_LEASE),
+    Key::Integer(REFILL_THREADS),
+    Key::Integer(PRELOAD_TAGS),
+    Key::Integer(TAG_RELOAD_SECONDS),
+    Key::Text(LOG_FORMAT),
+];
+
+/// One key of config.json.
+#[derive(Debug, Clone, Copy)]
+pub enum Key {
+    /// Its value is a string.
+    Text(TextKey),
+    /// Its value is a whole number.
+    Integer(IntegerKey),
+}
+
+/// A key whose value is a string.
+#[derive(Debug, Clone, Copy)]
+pub struct TextKey {
+    name: &'static str,
+    /// `None`: must be given.
+    default: Option<&'static str>,
+    allowed: &'static str,
+}
+
+/// A key whose value is a whole number.
+#[derive(Debug, Clone, Copy)]
+pub struct IntegerKey {
+    name: &'static str,
+    /// `None`: as many as cores are available.
+    default: Option<u64>,
+    min: u64,
+    max: u64,
+    unit: &'static str,
+}
+
+impl Key {
+    /// The key as it is written in config.json.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Text(key) => key.name,
+            Self::Integer(key) => key.name,
+        }
+    }
+
+    /// What holds where the key is absent, as text without a unit.
+    pub fn default_text(&self) -> String {
+        match self {
+            Self::Text(key) => key.default.unwrap_or("none: required").to_owned(),
+            Self::Integer(key) => key.default.map_or("available cores".to_owned(), |n| n.to_string()),
+        }
+    }
+
+    /// What the value may be, as text with its unit.
+    pub fn allowed_text(&self) -> String {
+        match self {
+            Self::Text(key) => key.allowed.to_owned(),
+            Self::Integer(key) => key.allowed_text(),
+        }
+    }
+}
+
+impl IntegerKey {
+    const fn new(name: &'static str, default: u64, min: u64, max: u64, unit: &'static str) -> Self {
+        Self { name, default: Some(default), min, max, unit }
+    }
+
+    fn allowed_text(&self) -> String {
+        format!("{} to {} {}", self.min, self.max, self.unit)
+    }
+}
+
+/// How this process is set up. `Debug` hides the DSN's password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `DSN`: where the segments come from.
+    pub dsn: Dsn,
+    /// `table` and `TagColumn`: the table that holds a row for each tag.
+    pub table: TableSpec,
+    /// `HttpHost`: the address to listen on.
+    pub http_host: IpAddr,
+    /// `HttpPort`: the port to listen on; 0 is any free one.
+    pub http_port: u16,
+    /// `HttpReadTimeout`: the longest time a request may take to arrive.
+    pub http_read_timeout: Duration,
+    /// `HttpWriteTimeout`: the longest time a client may take to accept a response.
+    pub http_write_timeout: Duration,
+    /// `HttpIdleTimeout`: the longest time a connection may go without a request.
+    pub http_idle_timeout: Duration,
+    /// `HttpEngine`: what moves bytes between sockets and the request handler.
+    pub http_engine: HttpEngine,
+    /// `Workers`: the engine's threads.
+    pub workers: usize,
+    /// `MaxConnections`: the most connections open at once.
+    pub connections_max: usize,
+    /// `AllocTimeout`: the longest time a request waits for the store.
+    pub alloc_timeout: Duration,
+    /// `MaxBatch`: the most IDs listed in one response.
+    pub batch_max: u64,
+    /// `MaxLease`: the most IDs in one leased range.
+    pub lease_max: u64,
+    /// `RefillThreads`: the threads, each with a session of its own, that ask the store for segments.
+    pub refill_threads: usize,
+    /// `PreloadTags`: the tags that get their first segment before the first request.
+    pub preload_tags: usize,
+    /// `TagReloadSeconds`: how often the table is searched for new tags.
+    pub tag_reload: Duration,
+    /// `LogFormat`: how log lines look.
+    pub log_format: LogFormat,
+}
+
+/// What moves bytes between sockets and the request handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpEngine {
+    /// The default.
+    Tokio,
+    /// `may_minihttp`, for comparison and for trusted networks.
+    MayMinihttp,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line, for machines.
+    Json,
+}
+
+/// The name of a database, table or column: 1 to 64 characters of `A-Z a-z 0-9 _ $`, so that nothing in it can end
+/// the quotes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identifier(String);
+
+/// Which table, and which of its columns holds the tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSpec {
+    /// The database, where it is not the DSN's.
+    pub database: Option<Identifier>,
+    /// The table.
+    pub name: Identifier,
+    /// The column that holds the tag.
+    pub tag_column: Identifier,
+}
+
+impl Identifier {
+    const LEN_MAX: usize = 64;
+
+    /// `None` if a character is not allowed, or if there are too few or too many.
+    pub fn new(text: &str) -> Option<Self> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'$';
+        ((1..=Self::LEN_MAX).contains(&text.len()) && text.bytes().all(allowed))
+            .then(|| Self(text.to_owned()))
+    }
+
+    /// The bare name, for messages and for values; SQL takes [`Self::quoted`].
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name between backticks, as MySQL and SQLite both read it.
+    pub fn quoted(&self) -> String {
+        format!("`{}`", self.0)
+    }
+}
+
+impl TableSpec {
+    /// The table's name for SQL, with its database if it has one.
+    pub fn quoted(&self) -> String {
+        let name = self.name.quoted();
+        match &self.database {
+            Some(database) => format!("{}.{name}", database.quoted()),
+            None => name,
+        }
+    }
+}
+
+/// What is wrong with a configuration. No text quotes a DSN.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: {reason}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
+    /// Not JSON, or a key is given twice; says the line and the column.
+    #[error("not valid JSON: {0}")]
+    Json(String),
+    /// Valid or not, the text is no object.
+    #[error("not a JSON object: it must begin with a brace")]
+    NotAnObject,
+    /// No such key.
+    #[error("unknown key {name:?}: allowed are {}", known_names())]
+    UnknownKey {
+        /// The key.
+        name: String,
+    },
+    /// A value of the wrong type, or out of range.
+    #[error("{name} is {value}: allowed is {allowed}")]
+    BadValue {
+        /// The key.
+        name: &'static str,
+        /// Its value, as JSON.
+        value: String,
+        /// What it may be, with its unit.
+        allowed: String,
+    },
+    /// Neither the file nor the environment names a store.
+    #[error("DSN is missing: it must be {} (or set {DSN_VARIABLE})", DSN.allowed)]
+    DsnMissing,
+    /// The DSN is no string.
+    #[error("DSN is not a string: it must be {}", DSN.allowed)]
+    DsnNotText,
+    /// The DSN is a string, but not a DSN.
+    #[error("{origin}: {reason}")]
+    BadDsn {
+        /// Where it stands: the key, or the environment variable.
+        origin: &'static str,
+        /// What is wrong with it.
+        reason: DsnError,
+    },
+}
+
+fn known_names() -> String {
+    KEYS.iter().map(Key::name).collect::<Vec<_>>().join(", ")
+}
+
+impl Config {
+    /// Reads the file at `path`, and the process's environment.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`], and those of [`Self::from_json`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Read { path: path.to_owned(), reason: error.to_string() })?;
+        Self::from_json(&text, &process_env)
+    }
+
+    /// The configuration of a server that was given no file: an SQLite file in the working directory unless `env`
+    /// names a store, and every default.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadDsn`] if the environment's DSN is faulty.
+    pub fn embedded(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        Self::from_json(EMBEDDED, env)
+    }
+
+    /// Reads `text`, the content of a config.json; `env` gives an environment variable's value.
+    ///
+    /// # Errors
+    /// Any [`ConfigError`] but `Read`.
+    pub fn from_json(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let file = Entries::parse(text)?;
+        let (database, name) = file.text(&TABLE, parse_table)?;
+        Ok(Self {
+            dsn: file.dsn(env)?,
+            table: TableSpec { database, name, tag_column: file.text(&TAG_COLUMN, Identifier::new)? },
+            http_host: file.text(&HTTP_HOST, parse_host)?,
+            http_port: file.integer(&HTTP_PORT)?,
+            http_read_timeout: file.millis(&HTTP_READ_TIMEOUT)?,
+            http_write_timeout: file.millis(&HTTP_WRITE_TIMEOUT)?,
+            http_idle_timeout: file.millis(&HTTP_IDLE_TIMEOUT)?,
+            http_engine: file.text(&HTTP_ENGINE, parse_engine)?,
+            workers: file.integer(&WORKERS)?,
+            connections_max: file.integer(&MAX_CONNECTIONS)?,
+            alloc_timeout: file.millis(&ALLOC_TIMEOUT)?,
+            batch_max: file.integer(&MAX_BATCH)?,
+            lease_max: file.integer(&MAX_LEASE)?,
+            refill_threads: file.integer(&REFILL_THREADS)?,
+            preload_tags: file.integer(&PRELOAD_TAGS)?,
+            tag_reload: file.integer(&TAG_RELOAD_SECONDS).map(Duration::from_secs)?,
+            log_format: file.text(&LOG_FORMAT, parse_log_format)?,
+        })
+    }
+}
+
+/// The process's environment, for [`Config::embedded`] and [`Config::from_json`].
+pub fn process_env(name: &str) -> Option<String> {
+    // A value that is no UTF-8 must not pass for an absent one: the server would start with another store.
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+fn parse_table(text: &str) -> Option<(Option<Identifier>, Identifier)> {
+    match text.split_once('.') {
+        Some((database, name)) => Some((Some(Identifier::new(database)?), Identifier::new(name)?)),
+        None => Some((None, Identifier::new(text)?)),
+    }
+}
+
+fn parse_host(text: &str) -> Option<IpAddr> {
+    if text == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { text.parse().ok() }
+}
+
+fn parse_engine(text: &str) -> Option<HttpEngine> {
+    match text {
+        "tokio" => Some(HttpEngine::Tokio),
+        "may_minihttp" => Some(HttpEngine::MayMinihttp),
+        _ => None,
+    }
+}
+
+fn parse_log_format(text: &str) -> Option<LogFormat> {
+    match text {
+        "text" => Some(LogFormat::Text),
+        "json" => Some(LogFormat::Json),
+        _ => None,
+    }
+}
+
+fn available_cores() -> u64 {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() as u64).min(WORKERS_MAX))
+}
+
+/// The file's object: known keys only, each at most once.
+struct Entries(Map<String, Value>);
+
+impl Entries {
+    fn parse(text: &str) -> Result<Self, ConfigError> {
+        // serde_json's own complaint would quote the value, and a lone string may well be a DSN.
+        if !text.trim_start().starts_with('{') {
+            return Err(ConfigError::NotAnObject);
+        }
+        let entries: Self =
+            serde_json::from_str(text).map_err(|error| ConfigError::Json(error.to_string()))?;
+        match entries.0.keys().find(|name| KEYS.iter().all(|key| key.name() != *name)) {
+            Some(name) => Err(ConfigError::UnknownKey { name: name.clone() }),
+            None => Ok(entries),
+        }
+    }
+
+    fn dsn(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<Dsn, ConfigError> {
+        let in_file = match self.0.get(DSN.name) {
+            Some(value) => Some(value.as_str().ok_or(ConfigError::DsnNotText)?),
+            None => None,
+        };
+        // An empty variable overrides, and fails, too: a secret that was not delivered must stop the server, since
+        // another store would hand out IDs that are taken.
+        let in_env = env(DSN_VARIABLE);
+        let (origin, text) = match (&in_env, in_file) {
+            (Some(text), _) => (DSN_VARIABLE, text.as_str()),
+            (None, Some(text)) => (DSN.name, text),
+            (None, None) => return Err(ConfigError::DsnMissing),
+        };
+        text.parse().map_err(|reason| ConfigError::BadDsn { origin, reason })
+    }
+
+    /// What `parse` makes of the key's value or default.
+    fn text<T>(&self, key: &TextKey, parse: impl Fn(&str) -> Option<T>) -> Result<T, ConfigError> {
+        let given = self.0.get(key.name);
+        let text = given.map_or(key.default, Value::as_str);
+        text.and_then(parse).ok_or_else(|| bad_value(key.name, given, key.allowed.to_owned()))
+    }
+
+    fn integer<T: TryFrom<u64>>(&self, key: &IntegerKey) -> Result<T, ConfigError> {
+        let given = self.0.get(key.name);
+        let n = given.map_or_else(|| key.default.or_else(|| Some(available_cores())), Value::as_u64);
+        n.filter(|n| (key.min..=key.max).contains(n))
+            .and_then(|n| n.try_into().ok())
+            .ok_or_else(|| bad_value(key.name, given, format!("a whole number, {}", key.allowed_text())))
+    }
+
+    fn millis(&self, key: &IntegerKey) -> Result<Duration, ConfigError> {
+        self.integer(key).map(Duration::from_millis)
+    }
+}
+
+fn bad_value(name: &'static str, given: Option<&Value>, allowed: String) -> ConfigError {
+    ConfigError::BadValue { name, value: given.map_or("absent".to_owned(), Value::to_string), allowed }
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+/// Refuses a key that is given twice, of which `serde_json` alone would drop the first silently.
+struct EntriesVisitor;
+
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+        let mut entries = Map::new();
+        while let Some((name, value)) = map.next_entry::<String, Value>()? {
+            if entries.contains_key(&name) {
+                return Err(A::Error::custom(format!("key {name:?} is given twice")));
+            }
+            entries.insert(name, value);
+        }
+        Ok(Entries(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const FILE_DSN: &str = "sqlite:a.db";
+
+    fn no_env(_: &str) -> Option<String> {
+        None
+    }
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::from_json(text, &no_env)
+    }
+
+    fn with(name: &str, value: &Value) -> Result<Config, ConfigError> {
+        parse(&json!({"DSN": FILE_DSN, name: value}).to_string())
+    }
+
+    fn message(text: &str) -> String {
+        parse(text).expect_err(text).to_string()
+    }
+
+    fn identifier(text: &str) -> Identifier {
+        Identifier::new(text).expect(text)
+    }
+
+    fn defaults() -> Config {
+        Config {
+            dsn: Dsn::Sqlite(FILE_DSN["sqlite:".len()..].into()),
+            table: TableSpec {
+                database: None,
+                name: identifier("segments"),
+                tag_column: identifier("app_tag"),
+            },
+            http_host: [0, 0, 0, 0].into(),
+            http_port: 8880,
+            http_read_timeout: Duration::from_secs(5),
+            http_write_timeout: Duration::from_secs(5),
+            http_idle_timeout: Duration::from_secs(75),
+            http_engine: HttpEngine::Tokio,
+            workers: std::thread::available_parallelism().unwrap().get(),
+            connections_max: 16_384,
+            alloc_timeout: Duration::from_secs(2),
+            batch_max: 10_000,
+            lease_max: 1_000_000,
+            refill_threads: 2,
+            preload_tags: 64,
+            tag_reload: Duration::from_secs(10),
+            log_format: LogFormat::Text,
+        }
+    }
+
+    #[test]
+    fn only_the_dsn_has_no_default() {
+        assert_eq!(parse(r#" {"DSN": "sqlite:a.db"} "#), Ok(defaults()));
+        assert_eq!(parse("{}"), Err(ConfigError::DsnMissing));
+    }
+
+    #[test]
+    fn every_key_reaches_its_field() {
+        let text = r#"{
+            "DSN": "u:p@tcp(h)/db", "table": "ids.t$1", "TagColumn": "biz_tag", "HttpHost": "::1", "HttpPort": 0,
+            "HttpReadTimeout": 1, "HttpWriteTimeout": 2, "HttpIdleTimeout": 3, "HttpEngine": "may_minihttp",
+            "Workers": 4, "MaxConnections": 5, "AllocTimeout": 6, "MaxBatch": 7, "MaxLease": 8, "RefillThreads": 9,
+            "PreloadTags": 0, "TagReloadSeconds": 11, "LogFormat": "json"
+        }"#;
+        let expected = Config {
+            dsn: "u:p@tcp(h)/db".parse().unwrap(),
+            table: TableSpec {
+                database: Some(identifier("ids")),
+                name: identifier("t$1"),
+                tag_column: identifier("biz_tag"),
+            },
+            http_host: std::net::Ipv6Addr::LOCALHOST.into(),
+            http_port: 0,
+            http_read_timeout: Duration::from_millis(1),
+            http_write_timeout: Duration::from_millis(2),
+            http_idle_timeout: Duration::from_millis(3),
+            http_engine: HttpEngine::MayMinihttp,
+            workers: 4,
+            connections_max: 5,
+            alloc_timeout: Duration::from_millis(6),
+            batch_max: 7,
+            lease_max: 8,
+            refill_threads: 9,
+            preload_tags: 0,
+            tag_reload: Duration::from_secs(11),
+            log_format: LogFormat::Json,
+        };
+        assert_eq!(parse(text), Ok(expected));
+    }
+
+    #[test]
+    fn the_shipped_file_is_accepted() {
+        assert!(matches!(parse(include_str!("../config.json")), Ok(Config { dsn: Dsn::MySql(_), .. })));
+    }
+
+    #[test]
+    fn integers_keep_to_their_range() {
+        for key in KEYS {
+            let Key::Integer(key) = key else { continue };
+            for allowed in [key.min, key.max] {
+                assert!(with(key.name, &json!(allowed)).is_ok(), "{} {allowed}", key.name);
+            }
+            let below = json!(key.min as i64 - 1);
+            for value in [below, json!(key.max + 1), json!(1.0), json!("1"), json!(null), json!(u64::MAX)] {
+                let expected = format!(
+                    "{} is {value}: allowed is a whole number, {} to {} {}",
+                    key.name, key.min, key.max, key.unit
+                );
+                assert_eq!(with(key.name, &value).unwrap_err().to_string(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_and_defaults_are_the_documented_ones() {
+        let rows: Vec<_> = KEYS
+            .iter()
+            .filter(|key| matches!(key, Key::Integer(_)))
+            .map(|key| format!("{} {}: {}", key.name(), key.default_text(), key.allowed_text()))
+            .collect();
+        let expected = [
+            "HttpPort 8880: 0 to 65535 (0: any free port)",
+            "HttpReadTimeout 5000: 1 to 3600000 ms",
+            "HttpWriteTimeout 5000: 1 to 3600000 ms",
+            "HttpIdleTimeout 75000: 1 to 3600000 ms",
+            "Workers available cores: 1 to 1024 threads",
+            "MaxConnections 16384: 1 to 1000000 connections",
+            "AllocTimeout 2000: 1 to 60000 ms",
+            "MaxBatch 10000: 1 to 100000 IDs",
+            "MaxLease 1000000: 1 to 1000000000 IDs",
+            "RefillThreads 2: 1 to 64 threads",
+            "PreloadTags 64: 0 to 1000000 tags",
+            "TagReloadSeconds 10: 1 to 3600 s",
+        ];
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn texts_are_checked() {
+        for (name, value) in [
+            ("table", json!("")),
+            ("table", json!("a`b")),
+            ("table", json!("a.b.c")),
+            ("table", json!(".b")),
+            ("table", json!("x".repeat(65))),
+            ("table", json!(1)),
+            ("TagColumn", json!("a.b")),
+            ("TagColumn", json!("a b")),
+            ("TagColumn", json!("\u{e9}")),
+            ("HttpHost", json!("example.com")),
+            ("HttpHost", json!("")),
+            ("HttpHost", json!(null)),
+            ("HttpEngine", json!("Tokio")),
+            ("LogFormat", json!("xml")),
+        ] {
+            let key = KEYS.iter().find(|key| key.name() == name).unwrap();
+            let expected = format!("{name} is {value}: allowed is {}", key.allowed_text());
+            assert_eq!(with(name, &value).unwrap_err().to_string(), expected);
+        }
+        assert_eq!(with("HttpHost", &json!("localhost")).unwrap().http_host, IpAddr::from([127, 0, 0, 1]));
+        assert!(with("table", &json!("x".repeat(64))).is_ok());
+    }
+
+    #[test]
+    fn names_are_quoted_for_sql() {
+        let table = |name| with("table", &json!(name)).unwrap().table.quoted();
+        assert_eq!(table("segments"), "`segments`");
+        assert_eq!(table("ids.segments"), "`ids`.`segments`");
+        assert_eq!(identifier("app_tag").quoted(), "`app_tag`");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_beside_the_known_ones() {
+        let message = message(r#"{"DSN": "sqlite:a.db", "httpPort": 1}"#);
+        assert!(
+            message.starts_with("unknown key \"httpPort\": allowed are DSN, table, TagColumn, "),
+            "{message}"
+        );
+        assert!(KEYS.iter().all(|key| message.contains(key.name())), "{message}");
+    }
+
+    #[test]
+    fn faults_in_the_json_are_located() {
+        assert_eq!(
+            message("{\"table\": \"a\",\n \"table\": \"b\"}"),
+            "not valid JSON: key \"table\" is given twice at line 2 column 14"
+        );
+        assert_eq!(message("{\"table\": \"a\",\n}"), "not valid JSON: trailing comma at line 2 column 1");
+        assert!(message("{} x").contains("line 1 column 4"));
+        for text in ["", "[]", "3", "\"u:hunter2@/db\""] {
+            assert_eq!(parse(text), Err(ConfigError::NotAnObject), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_environment_overrides_the_dsn() {
+        let env = |name: &str| (name == "IDALLOC_DSN").then(|| "sqlite:env.db".to_owned());
+        let from_env = Dsn::Sqlite("env.db".into());
+        for text in ["{}", r#"{"DSN": "sqlite:a.db"}"#, r#"{"DSN": "faulty"}"#] {
+            assert_eq!(Config::from_json(text, &env).unwrap().dsn, from_env, "{text}");
+        }
+        assert_eq!(Config::embedded(&env).unwrap().dsn, from_env);
+        let empty = Config::embedded(&|_| Some(String::new()));
+        assert!(matches!(empty, Err(ConfigError::BadDsn { origin: "IDALLOC_DSN", .. })), "{empty:?}");
+    }
+
+    #[test]
+    fn embedded_is_a_file_and_every_default() {
+        let expected = Config { dsn: Dsn::Sqlite("idalloc.db".into()), ..defaults() };
+        assert_eq!(Config::embedded(&no_env), Ok(expected));
+    }
+
+    #[test]
+    fn a_dsn_is_never_shown() {
+        for text in [
+            r#"{"DSN": ["u:hunter2@tcp(h)/db"]}"#,
+            r#"{"DSN": "u:hunter2@tcp(h:x)/db"}"#,
+            r#"{"DSN": "u:hunter2@tcp(h)/db", "HttpPort": -1}"#,
+            r#"{"DSN": "u:hunter2@tcp(h)/db" "#,
+            r#"{"DSN": "u:hunter2@tcp(h)/db"}"#,
+        ] {
+            let shown = match parse(text) {
+                Ok(config) => format!("{config:?}"),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn load_reads_a_file_and_names_one_that_is_absent() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.json");
+        let error = Config::load(&path).unwrap_err();
+        assert!(matches!(&error, ConfigError::Read { path: named, .. } if *named == path), "{error}");
+        std::fs::write(&path, r#"{"DSN": "sqlite:a.db", "HttpPort": 65536}"#).unwrap();
+        let error = Config::load(&path).unwrap_err();
+        assert!(matches!(error, ConfigError::BadValue { name: "HttpPort", .. }), "{error}");
+    }
+}
