@@ -8,3 +8,5 @@ pub mod sync;
 pub mod config;
 #[cfg(not(loom))]
 pub mod dsn;
+#[cfg(not(loom))]
+pub mod store;

@@ -1,0 +1,108 @@
+//! Where segments come from: one row per tag, in MySQL/MariaDB or in an embedded SQLite file.
+//!
+//! A [`SegmentStore`] is one session with the store. It blocks, so it belongs to one thread, and it
+//! (re)connects by itself: a caller only ever sees the result of what it asked for.
+
+pub mod mysql;
+pub mod sqlite;
+
+use crate::config::TableSpec;
+use crate::dsn::Dsn;
+
+/// The most rows that [`SegmentStore::list_tags`] is ever asked for; a table may hold more, the rest is not served.
+pub const TAGS_MAX: usize = 1_000_000;
+
+/// One row of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagRow {
+    /// The tag, exactly as stored.
+    pub name: String,
+    /// The row's smallest reservation, in IDs; what the operator wrote, so it may be zero or negative.
+    pub step: i64,
+    /// The end of the newest reservation.
+    pub max_id: i64,
+}
+
+/// What [`SegmentStore::check`] found, in words for an operator.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct StoreReport {
+    /// The product, its version and where it is, without credentials.
+    pub store: String,
+    /// What is as it should be, a line each.
+    pub facts: Vec<String>,
+    /// What works but risks IDs, a line each, with the remedy.
+    pub warnings: Vec<String>,
+}
+
+/// One session with the store, used by one thread.
+pub trait SegmentStore: Send {
+    /// Looks whether the table can be served: it is there, its columns are wide enough, and the settings
+    /// that make a commit durable are on.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] quotes the statement that mends the table; the others as for every call.
+    fn check(&mut self) -> Result<StoreReport, StoreError>;
+
+    /// The first `limit` rows, the most recently used first where the table records that.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `UnknownTag` and `Overflow`.
+    fn list_tags(&mut self, limit: usize) -> Result<Vec<TagRow>, StoreError>;
+
+    /// Raises the row's `max_id` by `amount` IDs (at least 1) and returns its new value: the granted range is
+    /// `[returned - amount, returned)`. A negative `max_id` counts as 0. Returns only after the store acknowledged
+    /// the commit.
+    ///
+    /// # Errors
+    /// After any error the caller owns nothing. Where the outcome is unknown (`Unavailable`, `Unexpected`) the
+    /// range may have been reserved in the store all the same; it is then a gap.
+    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError>;
+
+    /// Lowers the row's `max_id` from `end` to `first_unclaimed`, if it still is `end`; says whether it did.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the IDs are then a gap, never a duplicate.
+    fn give_back(&mut self, tag: &str, end: i64, first_unclaimed: i64) -> Result<bool, StoreError>;
+}
+
+/// A new session with `table` in the store that `dsn` names. Connects at the first call.
+#[must_use]
+pub fn open(dsn: &Dsn, table: &TableSpec) -> Box<dyn SegmentStore> {
+    match dsn {
+        Dsn::MySql(dsn) => Box::new(mysql::MySqlStore::new(dsn, table)),
+        Dsn::Sqlite(path) => Box::new(sqlite::SqliteStore::new(path, table)),
+    }
+}
+
+/// Why the store did not do what it was asked. The texts are for logs and for `idalloc check`, never for clients;
+/// they may name a host, never a user's password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Not connected, connection lost, or no answer in time: the session is dropped and the outcome is unknown.
+    #[error("store unreachable: {0}")]
+    Unavailable(String),
+    /// This host takes no writes (a replica, or a primary after a failover): the next host is tried.
+    #[error("store is read-only: {0}")]
+    ReadOnly(String),
+    /// Rolled back in favour of somebody else (deadlock, lock wait, not ready): the same may be tried again.
+    #[error("store is busy: {0}")]
+    Contended(String),
+    /// No row has this tag.
+    #[error("no row for this tag")]
+    UnknownTag,
+    /// `max_id` plus the amount would not fit 64 bits.
+    #[error("max_id is {max_id}: the amount asked for does not fit below 2^63")]
+    Overflow {
+        /// The row's present value; `i64::MAX - max_id` IDs are left.
+        max_id: i64,
+    },
+    /// The table or a column is not as it must be; says which statement mends it.
+    #[error("{0}")]
+    Schema(String),
+    /// The store refuses these credentials, or this database.
+    #[error("store refuses access: {0}")]
+    Denied(String),
+    /// An answer that makes no sense here; what it granted is discarded.
+    #[error("unexpected answer from the store: {0}")]
+    Unexpected(String),
+}

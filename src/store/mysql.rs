@@ -1,0 +1,733 @@
+//! Segments in MySQL or MariaDB.
+//!
+//! A reservation is one prepared `UPDATE` in autocommit mode, one round trip: the new `max_id` comes back in the
+//! acknowledgement itself (`LAST_INSERT_ID(expr)`), so the value is exactly that of the commit that was acknowledged.
+//! A statement is sent once and never repeated: what became of it is unknown when its answer is lost.
+
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mysql::prelude::{FromRow, Queryable};
+use mysql::{Conn, DriverError, MySqlError, Opts, OptsBuilder, Params, Row, SslOpts, Value};
+
+use super::{SegmentStore, StoreError, StoreReport, TagRow};
+use crate::config::TableSpec;
+use crate::dsn::{Endpoint, MySqlDsn, Tls};
+
+/// How long a statement waits for a locked row or table, in seconds. A server's defaults, 50 s and a day, would hold
+/// up the thread that serves the other tags.
+const LOCK_WAIT_SECONDS: u32 = 3;
+
+/// How long a connection may be silent before TCP probes it, in milliseconds; below the idle limits of NAT boxes.
+const KEEPALIVE_MS: u32 = 30_000;
+
+/// Naming the limit saves asking the server for it at every connect; our packets are a few hundred bytes.
+const PACKET_BYTES_MAX: usize = 16 << 20;
+
+/// Where Debian and Red Hat keep the certificate authorities that the machine trusts.
+const SYSTEM_CA_BUNDLES: [&str; 2] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+
+/// One session with MySQL or MariaDB: at most one connection, to one of the hosts of the DSN.
+pub struct MySqlStore {
+    hosts: Vec<Host>,
+    table: Table,
+    session: Option<Session>,
+    /// Index of the host that the next connect begins with.
+    next_host: usize,
+    first_host_tried: Instant,
+    return_after: Duration,
+}
+
+impl MySqlStore {
+    /// Prepares a session with `table` on the hosts of `dsn`. Connects at the first call, and again after a loss.
+    #[must_use]
+    pub fn new(dsn: &MySqlDsn, table: &TableSpec) -> MySqlStore {
+        MySqlStore {
+            hosts: dsn.endpoints.iter().map(|endpoint| Host::new(dsn, endpoint)).collect(),
+            table: Table::new(table),
+            session: None,
+            next_host: 0,
+            first_host_tried: Instant::now(),
+            return_after: Duration::from_secs(30),
+        }
+    }
+
+    /// Sets how long to stay with another host before the DSN's first is tried again; 30 s unless set.
+    #[must_use]
+    pub fn return_after(mut self, stay: Duration) -> MySqlStore {
+        self.return_after = stay;
+        self
+    }
+
+    /// Runs `ask` on the connection, which lives on only if its state is known afterwards.
+    fn call<T>(
+        &mut self,
+        ask: impl FnOnce(&mut Session, &Table) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => self.connect()?,
+        };
+        let host = session.host;
+        let result = ask(&mut session, &self.table).map_err(|e| e.judge(&session.place, &self.table));
+        match &result {
+            Ok(_) | Err(StoreError::Contended(_) | StoreError::UnknownTag | StoreError::Overflow { .. }) => {
+                self.session = Some(session);
+            }
+            Err(StoreError::Unavailable(_) | StoreError::ReadOnly(_)) => self.next_host = host + 1,
+            Err(StoreError::Schema(_) | StoreError::Denied(_) | StoreError::Unexpected(_)) => {
+                self.next_host = host
+            }
+        }
+        result
+    }
+
+    /// Tries every host once. When none will do, the error is the one most likely to pass by itself.
+    fn connect(&mut self) -> Result<Session, StoreError> {
+        let mut failure = None;
+        for turn in 0..self.hosts.len() {
+            let host = (self.next_host + turn) % self.hosts.len();
+            match self.open(host) {
+                Ok(session) => {
+                    tracing::info!(host = %self.hosts[host].name, "connected to the store");
+                    return Ok(session);
+                }
+                Err(error) => {
+                    tracing::debug!(host = %self.hosts[host].name, %error, "store host skipped");
+                    if !matches!(failure, Some(StoreError::Unavailable(_))) {
+                        failure = Some(error);
+                    }
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| StoreError::Unavailable("the DSN names no host".into())))
+    }
+
+    fn open(&mut self, host: usize) -> Result<Session, StoreError> {
+        if host == 0 {
+            self.first_host_tried = Instant::now();
+        }
+        let place = self.hosts[host].name.clone();
+        let conn = self.hosts[host].connect().map_err(|e| e.judge(&place, &self.table))?;
+        Ok(Session { conn, host, place, has_update_time: None })
+    }
+
+    /// Leaves a stand-in for the DSN's first host if that one is back.
+    fn return_to_first_host(&mut self) {
+        let away = self.session.as_ref().is_some_and(|session| session.host != 0);
+        if !away || self.first_host_tried.elapsed() < self.return_after {
+            return;
+        }
+        if let Ok(session) = self.open(0) {
+            tracing::info!(host = %self.hosts[0].name, "returned to the first store host");
+            self.session = Some(session);
+        }
+    }
+}
+
+impl SegmentStore for MySqlStore {
+    fn check(&mut self) -> Result<StoreReport, StoreError> {
+        self.call(|Session { conn, place, .. }, table| {
+            table.insist_on_columns(conn)?;
+            table.report(conn, place)
+        })
+    }
+
+    fn list_tags(&mut self, limit: usize) -> Result<Vec<TagRow>, StoreError> {
+        self.return_to_first_host();
+        self.call(|session, table| {
+            let order = if session.has_update_time(table)? { "ORDER BY update_time DESC" } else { "" };
+            let sql = format!("SELECT {}, max_id, step FROM {} {order} LIMIT ?", table.tag, table.name);
+            let mut tags = Vec::new();
+            for row in session.conn.exec_iter(sql, (limit as u64,))? {
+                tags.extend(tag_row(row?));
+            }
+            Ok(tags)
+        })
+    }
+
+    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
+        if amount < 1 {
+            return Err(StoreError::Unexpected(format!("asked to reserve {amount} IDs")));
+        }
+        let max_id_limit = i64::MAX - amount;
+        self.call(|Session { conn, .. }, table| {
+            conn.exec_drop(&table.reserve, (amount, tag, max_id_limit))?;
+            match acknowledged_rows(conn)? {
+                1 => Ok(conn.last_insert_id().cast_signed()),
+                0 => Err(table.why_not_raised(conn, tag, max_id_limit)?.into()),
+                rows => Err(StoreError::Unexpected(format!("{rows} rows have this tag")).into()),
+            }
+        })
+    }
+
+    fn give_back(&mut self, tag: &str, end: i64, first_unclaimed: i64) -> Result<bool, StoreError> {
+        self.call(|Session { conn, .. }, table| {
+            conn.exec_drop(&table.give_back, (first_unclaimed, tag, end))?;
+            Ok(acknowledged_rows(conn)? == 1)
+        })
+    }
+}
+
+/// How many rows the last statement changed. A warning may mean a clamped value, so it is as bad as an error.
+fn acknowledged_rows(conn: &Conn) -> Result<u64, StoreError> {
+    match conn.warnings() {
+        0 => Ok(conn.affected_rows()),
+        warnings => Err(StoreError::Unexpected(format!("the update raised {warnings} warnings"))),
+    }
+}
+
+/// A row as served; none for a tag or a number that is NULL or of the wrong type, which nobody can ask for.
+fn tag_row(row: Row) -> Option<TagRow> {
+    let (name, max_id, step): (Value, Value, Value) = mysql::from_row_opt(row).ok()?;
+    let Value::Bytes(name) = name else { return None };
+    Some(TagRow { name: String::from_utf8(name).ok()?, max_id: integer(&max_id)?, step: integer(&step)? })
+}
+
+/// Unsigned columns hold more than an ID may be; the excess is the same as the maximum: nothing is left.
+fn integer(value: &Value) -> Option<i64> {
+    match *value {
+        Value::Int(value) => Some(value),
+        Value::UInt(value) => Some(i64::try_from(value).unwrap_or(i64::MAX)),
+        _ => None,
+    }
+}
+
+/// A live connection.
+struct Session {
+    conn: Conn,
+    /// Index of the host it leads to.
+    host: usize,
+    /// Its name.
+    place: String,
+    has_update_time: Option<bool>,
+}
+
+impl Session {
+    fn has_update_time(&mut self, table: &Table) -> Result<bool, Failure> {
+        if let Some(known) = self.has_update_time {
+            return Ok(known);
+        }
+        let sql = format!("SHOW COLUMNS FROM {} WHERE Field = 'update_time'", table.name);
+        let found = !rows::<Row>(&mut self.conn, sql, ())?.is_empty();
+        self.has_update_time = Some(found);
+        Ok(found)
+    }
+}
+
+/// Where one endpoint of the DSN is and how to get in.
+struct Host {
+    name: String,
+    opts: Opts,
+    /// Host name and port, if it takes a look-up to get at the address.
+    by_name: Option<(String, u16)>,
+    tls: Tls,
+    tls_ca: Option<PathBuf>,
+    read_timeout: Duration,
+    write_timeout: Duration,
+}
+
+impl Host {
+    fn new(dsn: &MySqlDsn, endpoint: &Endpoint) -> Host {
+        let tls_ca = match dsn.tls {
+            Tls::Verify => dsn.tls_ca.clone().or_else(system_ca_bundle),
+            Tls::Off | Tls::Preferred | Tls::SkipVerify => None,
+        };
+        // Until it is set up, a connection may wait no longer than for its connect: a host that accepts and then
+        // says nothing must not keep us from the next one.
+        let opts = OptsBuilder::new()
+            .user(Some(&dsn.user))
+            .pass(Some(dsn.password.expose()))
+            .db_name(Some(&dsn.database))
+            .prefer_socket(false)
+            .tcp_nodelay(true)
+            .tcp_keepalive_time_ms(Some(KEEPALIVE_MS))
+            .tcp_connect_timeout(Some(dsn.connect_timeout))
+            .read_timeout(Some(dsn.connect_timeout))
+            .write_timeout(Some(dsn.connect_timeout))
+            .max_allowed_packet(Some(PACKET_BYTES_MAX))
+            .ssl_opts(ssl_opts(dsn.tls, tls_ca.as_deref()));
+        let (opts, by_name) = match endpoint {
+            Endpoint::Tcp { host, port } => {
+                let literal = host.parse::<IpAddr>().is_ok();
+                let opts = opts.ip_or_hostname(Some(host)).tcp_port(*port);
+                (opts, (!literal).then(|| (host.clone(), *port)))
+            }
+            Endpoint::Unix(path) => (opts.socket(Some(path.to_string_lossy())), None),
+        };
+        Host {
+            name: endpoint.to_string(),
+            opts: opts.into(),
+            by_name,
+            tls: dsn.tls,
+            tls_ca,
+            read_timeout: dsn.read_timeout,
+            write_timeout: dsn.write_timeout,
+        }
+    }
+
+    /// A connection on which a statement means what it says, to a host that takes writes.
+    fn connect(&self) -> Result<Conn, Failure> {
+        if let Some(path) = &self.tls_ca {
+            File::open(path)
+                .map_err(|e| StoreError::Unavailable(format!("tls-ca {}: {e}", path.display())))?;
+        }
+        let mut conn = match self.connect_any_address(&self.opts) {
+            Err(mysql::Error::DriverError(DriverError::TlsNotSupported))
+                if matches!(self.tls, Tls::Preferred) =>
+            {
+                self.connect_any_address(&OptsBuilder::from_opts(self.opts.clone()).ssl_opts(None).into())?
+            }
+            result => result?,
+        };
+        conn.query_drop(format!(
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
+             innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}, lock_wait_timeout = {LOCK_WAIT_SECONDS}, \
+             autocommit = 1"
+        ))?;
+        // A replica takes writes from a user with SUPER, and then loses them.
+        let flags: Vec<(String,)> =
+            rows(&mut conn, "SELECT CONCAT(@@GLOBAL.read_only, ' ', @@GLOBAL.innodb_read_only)", ())?;
+        if flags.iter().any(|(flags,)| flags.split(' ').any(|flag| flag != "0" && flag != "OFF")) {
+            return Err(StoreError::ReadOnly(format!("{}: read_only is on", self.name)).into());
+        }
+        self.set_timeouts(&conn).map_err(mysql::Error::from)?;
+        Ok(conn)
+    }
+
+    /// The driver gives up after the first address of a name (say `::1` of localhost), unless a local address is
+    /// given: then it tries all addresses of that family.
+    fn connect_any_address(&self, opts: &Opts) -> Result<Conn, mysql::Error> {
+        let first = Conn::new(opts.clone());
+        let addresses =
+            self.by_name.iter().filter_map(|(host, port)| (host.as_str(), *port).to_socket_addrs().ok());
+        if !is_unreached(&first) || addresses.flatten().count() < 2 {
+            return first;
+        }
+        for any in [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)] {
+            let opts = OptsBuilder::from_opts(opts.clone()).bind_address(Some(SocketAddr::new(any, 0)));
+            let result = Conn::new(opts);
+            if !is_unreached(&result) {
+                return result;
+            }
+        }
+        first
+    }
+
+    fn set_timeouts(&self, conn: &Conn) -> io::Result<()> {
+        // SAFETY: the descriptor is the connection's, which is borrowed for longer than this.
+        let socket = unsafe { BorrowedFd::borrow_raw(conn.as_raw_fd()) };
+        let socket = socket2::SockRef::from(&socket);
+        socket.set_read_timeout(Some(self.read_timeout))?;
+        socket.set_write_timeout(Some(self.write_timeout))
+    }
+}
+
+fn is_unreached(result: &Result<Conn, mysql::Error>) -> bool {
+    use DriverError::{ConnectTimeout, CouldNotConnect};
+    matches!(result, Err(mysql::Error::DriverError(CouldNotConnect(_) | ConnectTimeout)))
+}
+
+fn system_ca_bundle() -> Option<PathBuf> {
+    SYSTEM_CA_BUNDLES.iter().map(PathBuf::from).find(|path| path.is_file())
+}
+
+/// The driver trusts the web's public authorities (webpki-roots) besides those in `ca`.
+fn ssl_opts(tls: Tls, ca: Option<&Path>) -> Option<SslOpts> {
+    match tls {
+        Tls::Off => None,
+        Tls::Preferred | Tls::SkipVerify => Some(
+            SslOpts::default()
+                .with_danger_accept_invalid_certs(true)
+                .with_danger_skip_domain_validation(true),
+        ),
+        Tls::Verify => Some(SslOpts::default().with_root_cert_path(ca.map(Path::to_path_buf))),
+    }
+}
+
+/// The table: its names, quoted for SQL, and the statements that a reservation takes.
+struct Table {
+    spec: TableSpec,
+    name: String,
+    tag: String,
+    reserve: String,
+    give_back: String,
+}
+
+impl Table {
+    fn new(spec: &TableSpec) -> Table {
+        let (name, tag) = (spec.quoted(), spec.tag_column.quoted());
+        Table {
+            spec: spec.clone(),
+            // An unsigned column would take a sum over 2^63: hence the guard. LAST_INSERT_ID is unsigned, so that a
+            // negative sum would be an error: a negative max_id counts as 0, which costs nothing but non-IDs.
+            reserve: format!(
+                "UPDATE {name} SET max_id = LAST_INSERT_ID(GREATEST(max_id, 0) + ?) WHERE {tag} = ? AND max_id <= ?"
+            ),
+            give_back: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id = ?"),
+            name,
+            tag,
+        }
+    }
+
+    /// The `CREATE TABLE` of schema.sql, under this table's names, on one line.
+    fn create_statement(&self) -> String {
+        const SCHEMA: &str = include_str!("../../schema.sql");
+        let statement = SCHEMA.split(";\n").find_map(|text| text.find("CREATE TABLE").map(|at| &text[at..]));
+        let statement =
+            statement.unwrap_or_default().replace("`segments`", &self.name).replace("`app_tag`", &self.tag);
+        statement.split_whitespace().collect::<Vec<_>>().join(" ") + ";"
+    }
+
+    /// Tells why a reservation changed no row.
+    fn why_not_raised(&self, conn: &mut Conn, tag: &str, max_id_limit: i64) -> Result<StoreError, Failure> {
+        let sql = format!("SELECT max_id FROM {} WHERE {} = ?", self.name, self.tag);
+        let found: Vec<(Value,)> = rows(conn, sql, (tag,))?;
+        Ok(match found.first().and_then(|(max_id,)| integer(max_id)) {
+            None => StoreError::UnknownTag,
+            Some(max_id) if max_id > max_id_limit => StoreError::Overflow { max_id },
+            Some(_) => StoreError::Contended("the row changed meanwhile".into()),
+        })
+    }
+
+    /// The condition that selects this table in `information_schema`, and its parameters.
+    fn in_schema(&self) -> (&'static str, (Option<&str>, &str)) {
+        let database = self.spec.database.as_ref().map(|database| database.as_str());
+        ("table_schema = COALESCE(?, DATABASE()) AND table_name = ?", (database, self.spec.name.as_str()))
+    }
+
+    fn insist_on_columns(&self, conn: &mut Conn) -> Result<(), Failure> {
+        // Tells a missing table from one that this user may not see, which information_schema does not.
+        conn.query_drop(format!("SELECT 1 FROM {} LIMIT 0", self.name))?;
+        let (here, names) = self.in_schema();
+        let sql = format!("SELECT 1 FROM information_schema.views WHERE {here}");
+        let views: Vec<(i64,)> = rows(conn, sql, names)?;
+        if !views.is_empty() {
+            let text = format!("{} is a view: name the table that it shows", self.name);
+            return Err(StoreError::Schema(text).into());
+        }
+        let sql = format!("SELECT column_name, data_type FROM information_schema.columns WHERE {here}");
+        let columns: Vec<(String, String)> = rows(conn, sql, names)?;
+        let sql = format!(
+            "SELECT COUNT(*) FROM (SELECT 1 FROM information_schema.statistics WHERE {here} AND non_unique = 0 \
+             GROUP BY index_name HAVING COUNT(*) = 1 AND MAX(column_name) = ? AND MAX(sub_part) IS NULL) AS k"
+        );
+        let keys: Vec<(u64,)> = rows(conn, sql, (names.0, names.1, self.spec.tag_column.as_str()))?;
+        match self.fault(&columns, keys.iter().any(|(count,)| *count > 0)) {
+            Some(fault) => Err(StoreError::Schema(fault).into()),
+            // Preparing it asks for every privilege that a reservation needs.
+            None => conn.prep(&self.reserve).map(drop).map_err(Failure::from),
+        }
+    }
+
+    /// What is wrong with the columns (name and type each), with the statement that mends it.
+    fn fault(&self, columns: &[(String, String)], tag_is_unique: bool) -> Option<String> {
+        const INTEGERS: [&str; 5] = ["bigint", "int", "mediumint", "smallint", "tinyint"];
+        let Table { name, tag, .. } = self;
+        let type_of = |wanted: &str| {
+            let column = columns.iter().find(|(column, _)| column.eq_ignore_ascii_case(wanted));
+            column.map(|(_, data_type)| data_type.to_ascii_lowercase())
+        };
+        if type_of(self.spec.tag_column.as_str()).is_none() {
+            let names: Vec<&str> = columns.iter().map(|(column, _)| column.as_str()).collect();
+            return Some(format!("{name} has no column {tag}, only {}: set TagColumn", names.join(", ")));
+        }
+        if !tag_is_unique {
+            return Some(format!(
+                "{name}: two rows may have the same {tag}; run: ALTER TABLE {name} ADD UNIQUE KEY ({tag});"
+            ));
+        }
+        for (column, allowed, clause) in [
+            ("max_id", &INTEGERS[..1], "max_id BIGINT NOT NULL DEFAULT 0"),
+            ("step", &INTEGERS[..], "step BIGINT NOT NULL DEFAULT 100000"),
+        ] {
+            match type_of(column) {
+                None => {
+                    return Some(format!(
+                        "{name} has no column {column}; run: ALTER TABLE {name} ADD COLUMN {clause};"
+                    ));
+                }
+                Some(data_type) if !allowed.contains(&data_type.as_str()) => {
+                    return Some(format!(
+                        "{name}: column {column} is {}, which does not hold 64-bit integers; \
+                         run: ALTER TABLE {name} MODIFY {clause};",
+                        data_type.to_ascii_uppercase()
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        None
+    }
+
+    fn report(&self, conn: &mut Conn, place: &str) -> Result<StoreReport, Failure> {
+        let mut report = StoreReport::default();
+        report.facts.push(format!("{} has the columns {}, max_id and step", self.name, self.tag));
+        self.judge_table(conn, &mut report)?;
+        judge_durability(conn, &mut report)?;
+        for (version,) in rows::<(String,)>(conn, "SELECT VERSION()", ())? {
+            report.store = format!("{} at {place}", product(&version));
+        }
+        for (_, version) in rows::<(String, String)>(conn, "SHOW SESSION STATUS LIKE 'Ssl_version'", ())? {
+            let encrypted = if version.is_empty() { "not encrypted" } else { version.as_str() };
+            report.facts.push(format!("connection: {encrypted}"));
+        }
+        Ok(report)
+    }
+
+    fn judge_table(&self, conn: &mut Conn, report: &mut StoreReport) -> Result<(), Failure> {
+        let (here, names) = self.in_schema();
+        let sql = format!("SELECT COALESCE(engine, '') FROM information_schema.tables WHERE {here}");
+        for (engine,) in rows::<(String,)>(conn, sql, names)? {
+            let remedy =
+                format!("a crash may take IDs back; run: ALTER TABLE {} ENGINE = InnoDB;", self.name);
+            judge(report, engine.eq_ignore_ascii_case("InnoDB"), format!("the engine is {engine}"), &remedy);
+        }
+        let sql = "SELECT trigger_name FROM information_schema.triggers \
+                   WHERE event_object_schema = COALESCE(?, DATABASE()) AND event_object_table = ? \
+                   AND event_manipulation = 'UPDATE'";
+        for (trigger,) in rows::<(String,)>(conn, sql, names)? {
+            let text = format!("trigger {trigger} runs at every reservation");
+            judge(report, false, text, "make sure that it leaves max_id alone");
+        }
+        Ok(())
+    }
+}
+
+/// Whether an acknowledged commit outlives a crash of the server's machine.
+fn judge_durability(conn: &mut Conn, report: &mut StoreReport) -> Result<(), Failure> {
+    let remedy = |setting: &str| {
+        format!(
+            "a crash of the machine may take IDs back; run: SET GLOBAL {setting} = 1; and set it in the option file"
+        )
+    };
+    let sql = "SELECT @@GLOBAL.innodb_flush_log_at_trx_commit, @@GLOBAL.log_bin, @@GLOBAL.sync_binlog";
+    for (flush, log_bin, sync_binlog) in rows::<(u64, u64, u64)>(conn, sql, ())? {
+        let name = "innodb_flush_log_at_trx_commit";
+        // MariaDB's 3 flushes at every commit too.
+        judge(report, flush == 1 || flush == 3, format!("{name} is {flush}"), &remedy(name));
+        if log_bin == 0 {
+            report.facts.push("log_bin is OFF".into());
+        } else {
+            let text = format!("log_bin is ON, sync_binlog is {sync_binlog}");
+            judge(report, sync_binlog == 1, text, &remedy("sync_binlog"));
+        }
+    }
+    Ok(())
+}
+
+fn judge(report: &mut StoreReport, good: bool, text: String, remedy: &str) {
+    if good {
+        report.facts.push(text);
+    } else {
+        report.warnings.push(format!("{text}: {remedy}"));
+    }
+}
+
+fn product(version: &str) -> String {
+    let name = if version.contains("MariaDB") { "MariaDB" } else { "MySQL" };
+    format!("{name} {}", version.split('-').next().unwrap_or(version))
+}
+
+/// All rows of a short answer. Unlike the driver's `exec`, does not panic at an unexpected type.
+fn rows<T: FromRow>(
+    conn: &mut Conn,
+    sql: impl AsRef<str>,
+    params: impl Into<Params>,
+) -> Result<Vec<T>, mysql::Error> {
+    let rows = conn.exec_opt(sql.as_ref(), params)?;
+    rows.into_iter().map(|row| row.map_err(mysql::Error::from)).collect()
+}
+
+/// Why a call came to nothing: the driver's or server's word, or our judgement of an answer.
+enum Failure {
+    Told(mysql::Error),
+    Judged(StoreError),
+}
+
+impl Failure {
+    fn judge(self, host: &str, table: &Table) -> StoreError {
+        match self {
+            Failure::Told(error) => store_error(host, table, &error),
+            Failure::Judged(error) => error,
+        }
+    }
+}
+
+impl From<mysql::Error> for Failure {
+    fn from(error: mysql::Error) -> Failure {
+        Failure::Told(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::Judged(error)
+    }
+}
+
+/// What an error means to the caller. None of the texts can hold the password: a server never sends it back.
+fn store_error(host: &str, table: &Table, error: &mysql::Error) -> StoreError {
+    use mysql::Error;
+    let text = match error {
+        Error::MySqlError(error) => return server_error(host, table, error),
+        Error::UrlError(_) | Error::FromValueError(_) | Error::FromRowError(_) => {
+            return StoreError::Unexpected(format!("{host}: {error}"));
+        }
+        Error::DriverError(
+            error @ (DriverError::UnknownAuthPlugin(_)
+            | DriverError::OldMysqlPasswordDisabled
+            | DriverError::CleartextPluginDisabled),
+        ) => return StoreError::Denied(format!("{host}: {error}")),
+        Error::DriverError(DriverError::CouldNotConnect(Some((_, reason, _)))) => reason.clone(),
+        Error::DriverError(error) => error.to_string(),
+        Error::TlsError(error) => error.to_string(),
+        Error::IoError(error) => lost(error),
+        Error::CodecError(error) => {
+            let io_error = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+            io_error.map_or_else(|| error.to_string(), lost)
+        }
+    };
+    StoreError::Unavailable(format!("{host}: {text}"))
+}
+
+fn lost(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// What a server's error code means; see MySQL's and MariaDB's error references.
+fn server_error(host: &str, table: &Table, error: &MySqlError) -> StoreError {
+    let text = format!("{host}: {} (error {}, state {})", error.message, error.code, error.state);
+    match error.code {
+        // Deadlock or failed certification; lock wait; record changed since the snapshot; rolled back at commit.
+        1213 | 1205 | 1020 | 3101 => StoreError::Contended(text),
+        // Read-only option, transaction, mode, InnoDB or table; a replication plugin that refuses commits.
+        1290 | 1792 | 1836 | 1874 | 1036 | 3100 => StoreError::ReadOnly(text),
+        // Access denied (by database, login, host, table, column, privilege, password); no such database.
+        1044 | 1045 | 1049 | 1130 | 1142 | 1143 | 1227 | 1698 => StoreError::Denied(text),
+        1146 => StoreError::Schema(format!("{text}; run: {}", table.create_statement())),
+        // No such column: what mends it depends on the others.
+        1054 => StoreError::Schema(format!("{text}; see `idalloc check`")),
+        // Too many connections; out of resources; shutting down; packet errors; aborted; killed; timed out while idle.
+        // Not ready (1047, a Galera node without its cluster) and failed commit (1180): another host may do better.
+        1040
+        | 1041
+        | 1047
+        | 1053
+        | 1077
+        | 1079
+        | 1158..=1161
+        | 1180
+        | 1184
+        | 1203
+        | 1226
+        | 1317
+        | 1927
+        | 2006
+        | 2013
+        | 3024
+        | 4031 => StoreError::Unavailable(text),
+        // The tag has characters that the column's character set lacks, so no row can have it.
+        1267 | 3988 => StoreError::UnknownTag,
+        _ => StoreError::Unexpected(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Identifier;
+
+    fn table() -> Table {
+        let name = |text| Identifier::new(text).expect("an identifier");
+        Table::new(&TableSpec {
+            database: Some(name("ids")),
+            name: name("leaf_alloc"),
+            tag_column: name("biz_tag"),
+        })
+    }
+
+    fn judged(code: u16) -> StoreError {
+        let error = MySqlError { state: "HY000".into(), message: "why".into(), code };
+        store_error("db:3306", &table(), &mysql::Error::MySqlError(error))
+    }
+
+    #[test]
+    fn server_errors_are_told_apart() {
+        let text = |code| format!("db:3306: why (error {code}, state HY000)");
+        for code in [1213, 1205, 1020, 3101] {
+            assert_eq!(judged(code), StoreError::Contended(text(code)));
+        }
+        for code in [1290, 1792, 1836, 1874, 1036, 3100] {
+            assert_eq!(judged(code), StoreError::ReadOnly(text(code)));
+        }
+        for code in [1044, 1045, 1049, 1130, 1142, 1143, 1227, 1698] {
+            assert_eq!(judged(code), StoreError::Denied(text(code)));
+        }
+        for code in
+            [1040, 1041, 1047, 1053, 1077, 1079, 1158, 1159, 1160, 1161, 1180, 1184, 1203, 1226, 1317, 1927]
+        {
+            assert_eq!(judged(code), StoreError::Unavailable(text(code)));
+        }
+        for code in [2006, 2013, 3024, 4031] {
+            assert_eq!(judged(code), StoreError::Unavailable(text(code)));
+        }
+        for code in [1267, 3988] {
+            assert_eq!(judged(code), StoreError::UnknownTag);
+        }
+        let create = table().create_statement();
+        assert_eq!(judged(1146), StoreError::Schema(format!("{}; run: {create}", text(1146))));
+        assert_eq!(judged(1054), StoreError::Schema(format!("{}; see `idalloc check`", text(1054))));
+        for code in [1064, 1264, 1690, 65535] {
+            assert_eq!(judged(code), StoreError::Unexpected(text(code)));
+        }
+    }
+
+    #[test]
+    fn driver_errors_are_told_apart() {
+        use mysql::Error;
+        let judge = |error| store_error("db:3306", &table(), &error);
+        let unavailable = |text: &str| StoreError::Unavailable(format!("db:3306: {text}"));
+        let refused = io::ErrorKind::ConnectionRefused;
+        let could_not_connect = DriverError::CouldNotConnect(Some(("db".into(), "refused".into(), refused)));
+        assert_eq!(judge(Error::DriverError(could_not_connect)), unavailable("refused"));
+        assert_eq!(judge(Error::IoError(io::ErrorKind::WouldBlock.into())), unavailable("no answer in time"));
+        assert_eq!(judge(Error::IoError(io::Error::other("cut off"))), unavailable("cut off"));
+        assert!(matches!(
+            judge(Error::DriverError(DriverError::PacketOutOfSync)),
+            StoreError::Unavailable(_)
+        ));
+        for denied in [
+            DriverError::UnknownAuthPlugin("x".into()),
+            DriverError::OldMysqlPasswordDisabled,
+            DriverError::CleartextPluginDisabled,
+        ] {
+            assert!(matches!(judge(Error::DriverError(denied)), StoreError::Denied(_)));
+        }
+        assert!(matches!(judge(Error::FromValueError(Value::NULL)), StoreError::Unexpected(_)));
+    }
+
+    #[test]
+    fn the_create_statement_is_that_of_schema_sql_under_other_names() {
+        let statement = table().create_statement();
+        assert!(
+            statement.starts_with("CREATE TABLE IF NOT EXISTS `ids`.`leaf_alloc` ( `biz_tag` VARCHAR(32) ")
+        );
+        assert!(statement.ends_with("PRIMARY KEY (`biz_tag`) ) ENGINE = InnoDB;"), "{statement}");
+    }
+
+    #[test]
+    fn unsigned_values_saturate() {
+        assert_eq!(integer(&Value::UInt(u64::MAX)), Some(i64::MAX));
+        assert_eq!(integer(&Value::Int(-1)), Some(-1));
+        assert_eq!(integer(&Value::NULL), None);
+    }
+}

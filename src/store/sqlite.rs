@@ -1,0 +1,380 @@
+//! Segments in an SQLite file, for one machine.
+//!
+//! A reservation is one `UPDATE`, its own transaction, on disk before it returns (WAL with `synchronous = FULL`).
+//! Several processes may share the file: SQLite's write lock puts their reservations in order.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
+
+use super::{SegmentStore, StoreError, StoreReport, TagRow};
+use crate::config::TableSpec;
+
+/// How long to wait for another process to finish its write.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to leave it to another process that is opening the same new file.
+const WAL_RETRY: Duration = Duration::from_millis(5);
+
+/// The present time in UTC, to the millisecond, as text that sorts by time.
+const NOW: &str = "strftime('%Y-%m-%d %H:%M:%f', 'now')";
+
+/// One session with an SQLite file.
+pub struct SqliteStore {
+    path: PathBuf,
+    table: Table,
+    session: Option<Session>,
+}
+
+impl SqliteStore {
+    /// Prepares a session with `table` in the file at `path`; the table's database is of no meaning here.
+    ///
+    /// The first call opens the file. A file or table that is not there is made then, with a first row:
+    /// `test_business`, `max_id` 0, `step` 100000.
+    #[must_use]
+    pub fn new(path: &Path, table: &TableSpec) -> SqliteStore {
+        SqliteStore { path: path.to_path_buf(), table: Table::new(table), session: None }
+    }
+
+    /// Runs `ask` on the open file, which is opened anew after an error that leaves its state in doubt.
+    fn call<T>(&mut self, ask: impl FnOnce(&Session, &Table) -> Result<T, Failure>) -> Result<T, StoreError> {
+        let judge = |failure: Failure| failure.judge(&self.path, &self.table);
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => self.open().map_err(judge)?,
+        };
+        let result = ask(&session, &self.table).map_err(judge);
+        if let Ok(_) | Err(StoreError::Contended(_) | StoreError::UnknownTag | StoreError::Overflow { .. }) =
+            result
+        {
+            self.session = Some(session);
+        }
+        result
+    }
+
+    fn open(&self) -> Result<Session, Failure> {
+        // Without the default's URI flag: a path that begins with `file:` is a path.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut db = Connection::open_with_flags(&self.path, flags)?;
+        db.busy_timeout(BUSY_TIMEOUT)?;
+        db.pragma_update(None, "synchronous", "FULL")?;
+        // On macOS only this reaches the disk; elsewhere it changes nothing.
+        db.pragma_update(None, "fullfsync", "ON")?;
+        enter_wal_mode(&db)?;
+        self.table.create_if_missing(&mut db)?;
+        let columns = self.table.columns(&db)?;
+        let has_update_time = columns.iter().any(|(column, _)| column.eq_ignore_ascii_case("update_time"));
+        Ok(Session { db, has_update_time })
+    }
+}
+
+impl SegmentStore for SqliteStore {
+    fn check(&mut self) -> Result<StoreReport, StoreError> {
+        let place = self.path.display().to_string();
+        self.call(|Session { db, .. }, table| {
+            if let Some(fault) = table.fault(db)? {
+                return Err(StoreError::Schema(format!("{place}: {fault}")).into());
+            }
+            let journal: String = db.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+            let synchronous: i64 = db.pragma_query_value(None, "synchronous", |row| row.get(0))?;
+            Ok(StoreReport {
+                store: format!("SQLite {} at {place}", rusqlite::version()),
+                facts: vec![
+                    format!("{} has the columns {}, max_id and step", table.name, table.tag),
+                    format!("journal_mode is {journal}"),
+                    format!(
+                        "synchronous is {}",
+                        if synchronous == 2 { "FULL".into() } else { synchronous.to_string() }
+                    ),
+                ],
+                warnings: Vec::new(),
+            })
+        })
+    }
+
+    fn list_tags(&mut self, limit: usize) -> Result<Vec<TagRow>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.call(|Session { db, has_update_time }, table| {
+            let order = if *has_update_time { "ORDER BY update_time DESC" } else { "" };
+            let sql = format!("SELECT {}, max_id, step FROM {} {order} LIMIT ?1", table.tag, table.name);
+            let mut statement = db.prepare_cached(&sql)?;
+            let rows = statement
+                .query_map([limit], |row| Ok(tag_row(row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?)))?;
+            Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+        })
+    }
+
+    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
+        if amount < 1 {
+            return Err(StoreError::Unexpected(format!("asked to reserve {amount} IDs")));
+        }
+        let max_id_limit = i64::MAX - amount;
+        self.call(|Session { db, has_update_time }, table| {
+            let touch = if *has_update_time { format!(", update_time = {NOW}") } else { String::new() };
+            // SQLite turns a sum over 2^63 into a floating-point number: hence the guard.
+            let mut statement = db.prepare_cached(&format!(
+                "UPDATE {} SET max_id = max(max_id, 0) + ?1 {touch} \
+                 WHERE {} = ?2 AND typeof(max_id) = 'integer' AND max_id <= ?3 RETURNING max_id",
+                table.name, table.tag
+            ))?;
+            // Commits only once the last row was asked for, and then may still fail.
+            let rows = statement.query_map((amount, tag, max_id_limit), |row| row.get(0))?;
+            match rows.collect::<Result<Vec<i64>, _>>()?[..] {
+                [max_id] => Ok(max_id),
+                [] => Err(table.why_not_raised(db, tag, max_id_limit)?.into()),
+                ref rows => Err(StoreError::Unexpected(format!("{} rows have this tag", rows.len())).into()),
+            }
+        })
+    }
+
+    fn give_back(&mut self, tag: &str, end: i64, first_unclaimed: i64) -> Result<bool, StoreError> {
+        self.call(|Session { db, .. }, table| {
+            let sql =
+                format!("UPDATE {} SET max_id = ?1 WHERE {} = ?2 AND max_id = ?3", table.name, table.tag);
+            Ok(db.prepare_cached(&sql)?.execute((first_unclaimed, tag, end))? == 1)
+        })
+    }
+}
+
+/// Waits its turn by itself: this is the one statement that does not heed the busy timeout.
+fn enter_wal_mode(db: &Connection) -> rusqlite::Result<()> {
+    let start = Instant::now();
+    loop {
+        match db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())) {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && start.elapsed() < BUSY_TIMEOUT =>
+            {
+                thread::sleep(WAL_RETRY);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// A row as served; none for a tag that is no UTF-8 or a number that is no integer, which nobody can ask for.
+fn tag_row(name: ValueRef, max_id: ValueRef, step: ValueRef) -> Option<TagRow> {
+    Some(TagRow {
+        name: name.as_str().ok()?.to_owned(),
+        max_id: max_id.as_i64().ok()?,
+        step: step.as_i64().ok()?,
+    })
+}
+
+/// The open file.
+struct Session {
+    db: Connection,
+    has_update_time: bool,
+}
+
+/// The table: its names, quoted for SQL.
+struct Table {
+    spec: TableSpec,
+    name: String,
+    tag: String,
+}
+
+impl Table {
+    fn new(spec: &TableSpec) -> Table {
+        Table { name: spec.name.quoted(), tag: spec.tag_column.quoted(), spec: spec.clone() }
+    }
+
+    fn create_statement(&self) -> String {
+        format!(
+            "CREATE TABLE {} ({} TEXT NOT NULL PRIMARY KEY, max_id INTEGER NOT NULL DEFAULT 0, \
+             step INTEGER NOT NULL, update_time TEXT NOT NULL DEFAULT ({NOW})) STRICT;",
+            self.name, self.tag
+        )
+    }
+
+    /// The first row comes with the table and only then: a row that an operator deleted stays deleted.
+    fn create_if_missing(&self, db: &mut Connection) -> rusqlite::Result<()> {
+        // Immediate, so that of two processes that start at once the second sees what the first made.
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if self.kind(&transaction)?.is_none() {
+            let Table { name, tag, .. } = self;
+            transaction.execute_batch(&self.create_statement())?;
+            let sql = format!("INSERT INTO {name} ({tag}, max_id, step) VALUES ('test_business', 0, 100000)");
+            transaction.execute(&sql, ())?;
+        }
+        transaction.commit()
+    }
+
+    /// `table` or `view`; none if there is neither of this name.
+    fn kind(&self, db: &Connection) -> rusqlite::Result<Option<String>> {
+        let sql =
+            "SELECT type FROM sqlite_schema WHERE type IN ('table', 'view') AND name = ?1 COLLATE NOCASE";
+        db.query_row(sql, [self.spec.name.as_str()], |row| row.get(0)).optional()
+    }
+
+    /// Name and declared type of each column.
+    fn columns(&self, db: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
+        let mut statement = db.prepare("SELECT name, type FROM pragma_table_info(?1)")?;
+        statement.query_map([self.spec.name.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    }
+
+    fn tag_is_unique(&self, db: &Connection) -> rusqlite::Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM pragma_index_list(?1) AS i WHERE i.\"unique\" AND NOT i.partial \
+                   AND (SELECT COUNT(*) = 1 AND MAX(name) = ?2 COLLATE NOCASE FROM pragma_index_info(i.name)))";
+        db.query_row(sql, [self.spec.name.as_str(), self.spec.tag_column.as_str()], |row| row.get(0))
+    }
+
+    /// What is wrong with the table, with the statement that mends it.
+    fn fault(&self, db: &Connection) -> rusqlite::Result<Option<String>> {
+        let Table { name, tag, .. } = self;
+        if self.kind(db)?.as_deref() == Some("view") {
+            return Ok(Some(format!("{name} is a view: name the table that it shows")));
+        }
+        let columns = self.columns(db)?;
+        let find = |wanted: &str| columns.iter().find(|(column, _)| column.eq_ignore_ascii_case(wanted));
+        if find(self.spec.tag_column.as_str()).is_none() {
+            let names: Vec<&str> = columns.iter().map(|(column, _)| column.as_str()).collect();
+            return Ok(Some(format!("{name} has no column {tag}, only {}: set TagColumn", names.join(", "))));
+        }
+        if !self.tag_is_unique(db)? {
+            let index = format!("CREATE UNIQUE INDEX idalloc_tag ON {name} ({tag});");
+            return Ok(Some(format!("{name}: two rows may have the same {tag}; run: {index}")));
+        }
+        for (column, default) in [("max_id", 0), ("step", 100_000)] {
+            let Some((_, declared)) = find(column) else {
+                let clause = format!("{column} INTEGER NOT NULL DEFAULT {default}");
+                return Ok(Some(format!(
+                    "{name} has no column {column}; run: ALTER TABLE {name} ADD COLUMN {clause};"
+                )));
+            };
+            // SQLite's own rule: only a type with INT in its name keeps integers as they are.
+            if !declared.to_ascii_uppercase().contains("INT") {
+                return Ok(Some(format!(
+                    "{name}: column {column} is declared {declared:?} instead of INTEGER, which SQLite cannot alter; \
+                     rename the table, copy its rows into a new one and run: {}",
+                    self.create_statement()
+                )));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tells why a reservation changed no row.
+    fn why_not_raised(&self, db: &Connection, tag: &str, max_id_limit: i64) -> rusqlite::Result<StoreError> {
+        let sql = format!(
+            "SELECT max_id FROM {} WHERE {} = ?1 AND typeof(max_id) = 'integer'",
+            self.name, self.tag
+        );
+        Ok(match db.query_row(&sql, [tag], |row| row.get(0)).optional()? {
+            None => StoreError::UnknownTag,
+            Some(max_id) if max_id > max_id_limit => StoreError::Overflow { max_id },
+            Some(_) => StoreError::Contended("the row changed meanwhile".into()),
+        })
+    }
+}
+
+/// Why a call came to nothing: SQLite's word, or our judgement of an answer.
+enum Failure {
+    Told(rusqlite::Error),
+    Judged(StoreError),
+}
+
+impl Failure {
+    fn judge(self, path: &Path, table: &Table) -> StoreError {
+        match self {
+            Failure::Told(error) => store_error(path, table, &error),
+            Failure::Judged(error) => error,
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Failure {
+        Failure::Told(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::Judged(error)
+    }
+}
+
+/// What SQLite's error means to the caller.
+fn store_error(path: &Path, table: &Table, error: &rusqlite::Error) -> StoreError {
+    let (code, message) = match error {
+        rusqlite::Error::SqliteFailure(code, None) => (Some(code.code), code.to_string()),
+        rusqlite::Error::SqliteFailure(code, Some(message)) => (Some(code.code), message.clone()),
+        rusqlite::Error::SqlInputError { error, msg, .. } => (Some(error.code), msg.clone()),
+        error => (None, error.to_string()),
+    };
+    let text = format!("{}: {message}", path.display());
+    match code {
+        // The locking protocol fails when many processes open the file at once.
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed) => {
+            StoreError::Contended(text)
+        }
+        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::NotADatabase) => {
+            StoreError::Denied(text)
+        }
+        Some(ErrorCode::CannotOpen) => cannot_open(path, text),
+        Some(ErrorCode::SystemIoFailure | ErrorCode::DiskFull | ErrorCode::OutOfMemory) => {
+            StoreError::Unavailable(text)
+        }
+        Some(ErrorCode::Unknown) if message.starts_with("no such table") => {
+            StoreError::Schema(format!("{text}; run: {}", table.create_statement()))
+        }
+        Some(ErrorCode::Unknown) if message.starts_with("no such column") => {
+            StoreError::Schema(format!("{text}; see `idalloc check`"))
+        }
+        _ => StoreError::Unexpected(text),
+    }
+}
+
+/// SQLite does not say why it cannot open a file; the system does.
+fn cannot_open(path: &Path, text: String) -> StoreError {
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            StoreError::Denied(format!("{text} ({error})"))
+        }
+        Err(error) => StoreError::Unavailable(format!("{text} ({error})")),
+        Ok(_) => StoreError::Unavailable(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+    use crate::config::Identifier;
+
+    fn judged(code: i32, message: &str) -> StoreError {
+        let name = |text| Identifier::new(text).expect("an identifier");
+        let spec = TableSpec { database: None, name: name("segments"), tag_column: name("app_tag") };
+        let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(message.into()));
+        store_error(Path::new("ids.db"), &Table::new(&spec), &error)
+    }
+
+    #[test]
+    fn errors_are_told_apart() {
+        let text = String::from("ids.db: why");
+        for code in [ffi::SQLITE_BUSY, ffi::SQLITE_LOCKED, ffi::SQLITE_PROTOCOL, ffi::SQLITE_BUSY_SNAPSHOT] {
+            assert_eq!(judged(code, "why"), StoreError::Contended(text.clone()));
+        }
+        for code in [ffi::SQLITE_PERM, ffi::SQLITE_READONLY, ffi::SQLITE_NOTADB] {
+            assert_eq!(judged(code, "why"), StoreError::Denied(text.clone()));
+        }
+        for code in [ffi::SQLITE_IOERR, ffi::SQLITE_FULL, ffi::SQLITE_NOMEM] {
+            assert_eq!(judged(code, "why"), StoreError::Unavailable(text.clone()));
+        }
+        for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_CONSTRAINT, ffi::SQLITE_ERROR] {
+            assert_eq!(judged(code, "why"), StoreError::Unexpected(text.clone()));
+        }
+        for message in ["no such table: segments", "no such column: step"] {
+            assert!(matches!(judged(ffi::SQLITE_ERROR, message), StoreError::Schema(_)), "{message}");
+        }
+    }
+}

@@ -1,0 +1,1043 @@
+//! Both stores through the public API, on a real MariaDB and real SQLite files.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use idalloc::config::{Identifier, TableSpec};
+use idalloc::dsn::Dsn;
+use idalloc::store::mysql::MySqlStore;
+use idalloc::store::{SegmentStore, StoreError, StoreReport, open};
+use mysql::prelude::Queryable;
+use support::mariadb::{MariaDb, PASSWORD, free_port};
+use tempfile::TempDir;
+
+fn table(name: &str, tag_column: &str) -> TableSpec {
+    let identifier = |text| Identifier::new(text).expect("an identifier");
+    TableSpec { database: None, name: identifier(name), tag_column: identifier(tag_column) }
+}
+
+fn dsn(text: &str) -> Dsn {
+    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+fn connect(dsn_text: &str) -> Box<dyn SegmentStore> {
+    open(&dsn(dsn_text), &table("segments", "app_tag"))
+}
+
+fn mysql_store(dsn_text: &str) -> MySqlStore {
+    let Dsn::MySql(dsn) = dsn(dsn_text) else { panic!("{dsn_text} is no MySQL DSN") };
+    MySqlStore::new(&dsn, &table("segments", "app_tag"))
+}
+
+fn names(store: &mut dyn SegmentStore, limit: usize) -> Vec<String> {
+    store.list_tags(limit).expect("list the tags").into_iter().map(|row| row.name).collect()
+}
+
+/// The statement that a `Schema` error quotes.
+fn remedy(result: Result<StoreReport, StoreError>) -> String {
+    let Err(StoreError::Schema(text)) = result else { panic!("no schema error: {result:?}") };
+    text.split_once("run: ").unwrap_or_else(|| panic!("no statement in {text:?}")).1.to_owned()
+}
+
+/// The message of a `Schema` error that no single statement mends.
+fn fault(result: Result<StoreReport, StoreError>) -> String {
+    let Err(StoreError::Schema(text)) = result else { panic!("no schema error: {result:?}") };
+    text
+}
+
+/// Waits for something that gives no signal.
+fn await_true(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What a store must do whatever it is made of: each of these runs on MariaDB and on SQLite.
+mod contract {
+    use super::*;
+
+    /// One table of its own, in either store.
+    pub enum Fixture {
+        MySql { table: String },
+        Sqlite { dir: TempDir },
+    }
+
+    impl Fixture {
+        pub fn mysql(name: &str) -> Fixture {
+            let table = format!("t_{name}");
+            MariaDb::shared().exec(&format!("CREATE TABLE {table} LIKE segments"));
+            Fixture::MySql { table }
+        }
+
+        pub fn sqlite(_: &str) -> Fixture {
+            let fixture = Fixture::Sqlite { dir: TempDir::new().expect("a temporary directory") };
+            fixture.open().list_tags(1).expect("make the file");
+            fixture.exec("DELETE FROM segments");
+            fixture
+        }
+
+        fn table(&self) -> &str {
+            match self {
+                Fixture::MySql { table } => table,
+                Fixture::Sqlite { .. } => "segments",
+            }
+        }
+
+        fn dsn(&self) -> String {
+            match self {
+                Fixture::MySql { .. } => MariaDb::shared().dsn(),
+                Fixture::Sqlite { dir } => format!("sqlite:{}", dir.path().join("ids.db").display()),
+            }
+        }
+
+        fn open(&self) -> Box<dyn SegmentStore> {
+            open(&dsn(&self.dsn()), &table(self.table(), "app_tag"))
+        }
+
+        fn sqlite_file(&self) -> rusqlite::Connection {
+            let Fixture::Sqlite { dir } = self else { panic!("not SQLite") };
+            rusqlite::Connection::open(dir.path().join("ids.db")).expect("open the file")
+        }
+
+        fn exec(&self, sql: &str) {
+            match self {
+                Fixture::MySql { .. } => MariaDb::shared().exec(sql),
+                Fixture::Sqlite { .. } => self.sqlite_file().execute_batch(sql).expect(sql),
+            }
+        }
+
+        fn insert(&self, tag: &str, max_id: i64, step: i64) {
+            let sql = format!("INSERT INTO {} (app_tag, max_id, step) VALUES (?, ?, ?)", self.table());
+            match self {
+                Fixture::MySql { .. } => {
+                    MariaDb::shared().conn().exec_drop(sql, (tag, max_id, step)).expect(tag)
+                }
+                Fixture::Sqlite { .. } => {
+                    self.sqlite_file().execute(&sql, (tag, max_id, step)).expect(tag);
+                }
+            }
+        }
+
+        fn max_id(&self, tag: &str) -> i64 {
+            let sql = format!("SELECT max_id FROM {} WHERE app_tag = ?", self.table());
+            match self {
+                Fixture::MySql { .. } => {
+                    MariaDb::shared().conn().exec_first(sql, (tag,)).expect("select").expect("a row")
+                }
+                Fixture::Sqlite { .. } => {
+                    self.sqlite_file().query_row(&sql, [tag], |row| row.get(0)).expect("a row")
+                }
+            }
+        }
+    }
+
+    pub fn reservations_adjoin_and_are_committed(fixture: &Fixture) {
+        fixture.insert("a", 0, 7);
+        let mut store = fixture.open();
+        for (amount, end) in [(100, 100), (1, 101), (1_000_000_000_000, 1_000_000_000_101)] {
+            assert_eq!(store.reserve("a", amount), Ok(end));
+            assert_eq!(fixture.max_id("a"), end);
+        }
+    }
+
+    pub fn a_negative_max_id_counts_as_zero(fixture: &Fixture) {
+        fixture.insert("a", i64::MIN, 1);
+        let mut store = fixture.open();
+        assert_eq!(store.reserve("a", 100), Ok(100));
+        assert_eq!(store.reserve("a", 100), Ok(200));
+    }
+
+    pub fn a_tag_without_a_row_is_unknown(fixture: &Fixture) {
+        fixture.insert("a", 0, 1);
+        let mut store = fixture.open();
+        for tag in ["b", "", "a'", "%", &"x".repeat(5000)] {
+            assert_eq!(store.reserve(tag, 1), Err(StoreError::UnknownTag), "{tag:?}");
+            assert_eq!(store.give_back(tag, 1, 0), Ok(false), "{tag:?}");
+        }
+        assert_eq!(store.reserve("a", 1), Ok(1));
+    }
+
+    pub fn the_last_id_can_be_had_and_none_beyond(fixture: &Fixture) {
+        let near = i64::MAX - 10;
+        fixture.insert("a", near, 1);
+        let mut store = fixture.open();
+        assert_eq!(store.reserve("a", 11), Err(StoreError::Overflow { max_id: near }));
+        assert_eq!(store.reserve("a", i64::MAX), Err(StoreError::Overflow { max_id: near }));
+        assert_eq!(fixture.max_id("a"), near);
+        assert_eq!(store.reserve("a", 10), Ok(i64::MAX));
+        assert_eq!(store.reserve("a", 1), Err(StoreError::Overflow { max_id: i64::MAX }));
+        assert_eq!(fixture.max_id("a"), i64::MAX);
+    }
+
+    pub fn amounts_below_one_change_nothing(fixture: &Fixture) {
+        fixture.insert("a", 100, 1);
+        let mut store = fixture.open();
+        for amount in [0, -1, i64::MIN] {
+            assert!(matches!(store.reserve("a", amount), Err(StoreError::Unexpected(_))));
+        }
+        assert_eq!(fixture.max_id("a"), 100);
+    }
+
+    pub fn only_the_newest_range_can_be_given_back(fixture: &Fixture) {
+        fixture.insert("a", 0, 1);
+        fixture.insert("b", 100, 1);
+        let mut store = fixture.open();
+        assert_eq!(store.reserve("a", 100), Ok(100));
+        assert_eq!(store.give_back("a", 100, 40), Ok(true));
+        assert_eq!(store.reserve("a", 10), Ok(50));
+        // Another's reservation may have ended above or, after a give-back, below the range's end.
+        for end in [40, 100] {
+            assert_eq!(store.give_back("a", end, end - 1), Ok(false));
+        }
+        assert_eq!((fixture.max_id("a"), fixture.max_id("b")), (50, 100));
+    }
+
+    pub fn sessions_at_once_get_disjoint_adjoining_ranges(fixture: &Fixture) {
+        const EACH: i64 = 150;
+        fixture.insert("a", 0, 1);
+        let barrier = Barrier::new(2);
+        let session = |base: i64| {
+            let mut store = fixture.open();
+            barrier.wait();
+            let reserve = |i| {
+                let amount = base + i % 3;
+                let end = store.reserve("a", amount).expect("reserve");
+                (end - amount, end)
+            };
+            (0..EACH).map(reserve).collect::<Vec<_>>()
+        };
+        let mut ranges = thread::scope(|scope| {
+            let other = scope.spawn(|| session(1000));
+            let mut ranges = session(1);
+            ranges.extend(other.join().expect("the other session"));
+            ranges
+        });
+        ranges.sort_unstable();
+        let mut expected_start = 0;
+        for (start, end) in ranges {
+            assert_eq!(start, expected_start);
+            expected_start = end;
+        }
+        assert_eq!(expected_start, fixture.max_id("a"));
+    }
+
+    pub fn the_most_recently_used_tag_is_listed_first(fixture: &Fixture) {
+        for tag in ["a", "b", "c"] {
+            fixture.insert(tag, 0, 1);
+        }
+        let mut store = fixture.open();
+        for (tag, day) in [("a", 2), ("b", 3), ("c", 1)] {
+            let table = fixture.table();
+            fixture.exec(&format!(
+                "UPDATE {table} SET update_time = '2001-01-0{day} 00:00:00' WHERE app_tag = '{tag}'"
+            ));
+        }
+        assert_eq!(names(&mut *store, 10), ["b", "a", "c"]);
+        store.reserve("c", 1).expect("reserve");
+        assert_eq!(names(&mut *store, 10), ["c", "b", "a"]);
+        assert_eq!(names(&mut *store, 2), ["c", "b"]);
+    }
+
+    pub fn rows_are_listed_as_they_are_stored(fixture: &Fixture) {
+        for (tag, max_id, step) in [("zero", 0, 0), ("negative", -5, -1), ("big", i64::MAX, i64::MAX)] {
+            fixture.insert(tag, max_id, step);
+        }
+        let rows = fixture.open().list_tags(10).expect("list the tags");
+        let mut rows: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.max_id, row.step)).collect();
+        rows.sort_unstable();
+        assert_eq!(rows, [("big", i64::MAX, i64::MAX), ("negative", -5, -1), ("zero", 0, 0)]);
+    }
+
+    pub fn a_tag_may_be_any_text(fixture: &Fixture) {
+        let tags = ["o'neil", "\"; DROP TABLE segments; --", "back\\slash\\'", "🦀 crab", "`?:x%_", "ü\n\t"];
+        for tag in tags {
+            fixture.insert(tag, 0, 1);
+        }
+        let mut store = fixture.open();
+        for (tag, amount) in tags.into_iter().zip(10..) {
+            assert_eq!(store.reserve(tag, amount), Ok(amount), "{tag:?}");
+            assert_eq!(store.give_back(tag, amount, amount - 1), Ok(true), "{tag:?}");
+            assert_eq!(fixture.max_id(tag), amount - 1, "{tag:?}");
+        }
+        let mut listed = names(&mut *store, 10);
+        listed.sort_unstable();
+        let mut expected = tags.map(str::to_owned);
+        expected.sort_unstable();
+        assert_eq!(listed, expected);
+    }
+
+    pub fn a_good_table_passes_the_check(fixture: &Fixture) {
+        let report = fixture.open().check().expect("check");
+        assert_eq!(report.warnings, [""; 0]);
+        assert!(report.facts.len() > 2, "{report:?}");
+    }
+}
+
+macro_rules! on_both_stores {
+    ($($test:ident)*) => {
+        mod on_mysql {
+            $(#[test] fn $test() { super::contract::$test(&super::contract::Fixture::mysql(stringify!($test))); })*
+        }
+        mod on_sqlite {
+            $(#[test] fn $test() { super::contract::$test(&super::contract::Fixture::sqlite(stringify!($test))); })*
+        }
+    };
+}
+
+on_both_stores! {
+    reservations_adjoin_and_are_committed
+    a_negative_max_id_counts_as_zero
+    a_tag_without_a_row_is_unknown
+    the_last_id_can_be_had_and_none_beyond
+    amounts_below_one_change_nothing
+    only_the_newest_range_can_be_given_back
+    sessions_at_once_get_disjoint_adjoining_ranges
+    the_most_recently_used_tag_is_listed_first
+    rows_are_listed_as_they_are_stored
+    a_tag_may_be_any_text
+    a_good_table_passes_the_check
+}
+
+mod mysql_tables {
+    use super::*;
+
+    fn open_table(name: &str, tag_column: &str) -> Box<dyn SegmentStore> {
+        open(&dsn(&MariaDb::shared().dsn()), &table(name, tag_column))
+    }
+
+    #[test]
+    fn tables_of_go_id_alloc_and_leaf_are_served() {
+        let server = MariaDb::shared();
+        server.exec(
+            "CREATE TABLE go_segments (biz_tag VARCHAR(128) NOT NULL PRIMARY KEY, max_id BIGINT NOT NULL, \
+             step BIGINT NOT NULL, description VARCHAR(256), update_time DATETIME)",
+        );
+        server.exec(
+            "CREATE TABLE leaf_alloc (biz_tag VARCHAR(128) NOT NULL DEFAULT '', max_id BIGINT(20) NOT NULL DEFAULT 1, \
+             step INT(11) NOT NULL, description VARCHAR(256), update_time TIMESTAMP NOT NULL \
+             DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP, PRIMARY KEY (biz_tag))",
+        );
+        for name in ["go_segments", "leaf_alloc"] {
+            server.exec(&format!("INSERT INTO {name} (biz_tag, max_id, step) VALUES ('t', 1, 2000)"));
+            let mut store = open_table(name, "biz_tag");
+            store.check().expect(name);
+            // More than Leaf's `step INT` holds.
+            assert_eq!(store.reserve("t", 3_000_000_000), Ok(3_000_000_001));
+            let rows = store.list_tags(10).expect("list the tags");
+            assert_eq!((rows[0].name.as_str(), rows[0].step, rows[0].max_id), ("t", 2000, 3_000_000_001));
+        }
+    }
+
+    #[test]
+    fn a_table_of_another_database_is_served() {
+        let server = MariaDb::shared();
+        server.exec("CREATE DATABASE elsewhere");
+        server.exec("CREATE TABLE elsewhere.ids LIKE segments");
+        server.exec("INSERT INTO elsewhere.ids (app_tag, step) VALUES ('t', 1)");
+        let mut spec = table("ids", "app_tag");
+        spec.database = Identifier::new("elsewhere");
+        let mut store = open(&dsn(&server.dsn()), &spec);
+        store.check().expect("check");
+        assert_eq!(store.reserve("t", 5), Ok(5));
+        assert_eq!(names(&mut *store, 10), ["t"]);
+    }
+
+    #[test]
+    fn without_update_time_the_tags_are_listed_all_the_same() {
+        let server = MariaDb::shared();
+        server.exec("CREATE TABLE timeless (app_tag VARCHAR(32) PRIMARY KEY, max_id BIGINT NOT NULL, step INT NOT NULL)");
+        server.exec("INSERT INTO timeless VALUES ('a', 0, 1), ('b', 0, 1)");
+        let mut store = open_table("timeless", "app_tag");
+        store.check().expect("check");
+        assert_eq!(names(&mut *store, 10).len(), 2);
+        assert_eq!(names(&mut *store, 1).len(), 1);
+    }
+
+    #[test]
+    fn rows_that_nobody_can_ask_for_are_skipped() {
+        let server = MariaDb::shared();
+        server.exec("CREATE TABLE odd (app_tag VARBINARY(32) UNIQUE, max_id BIGINT, step BIGINT NOT NULL)");
+        server
+            .exec("INSERT INTO odd VALUES (NULL, 0, 1), (x'fffe', 0, 1), ('null', NULL, 1), ('good', 0, 1)");
+        let mut store = open_table("odd", "app_tag");
+        assert_eq!(names(&mut *store, 10), ["good"]);
+        assert_eq!(store.reserve("null", 1), Err(StoreError::UnknownTag));
+    }
+
+    #[test]
+    fn a_tag_that_the_character_set_lacks_is_unknown() {
+        let server = MariaDb::shared();
+        server.exec(
+            "CREATE TABLE latin (app_tag VARCHAR(32) CHARACTER SET latin1 PRIMARY KEY, \
+             max_id BIGINT NOT NULL, step INT NOT NULL)",
+        );
+        server.exec("INSERT INTO latin VALUES ('müller', 0, 1)");
+        let mut store = open_table("latin", "app_tag");
+        assert_eq!(store.reserve("🦀", 1), Err(StoreError::UnknownTag));
+        assert_eq!(store.reserve("müller", 1), Ok(1));
+        assert_eq!(names(&mut *store, 1), ["müller"]);
+    }
+
+    #[test]
+    fn an_unsigned_max_id_stops_at_the_last_id_too() {
+        let server = MariaDb::shared();
+        server.exec(
+            "CREATE TABLE u (app_tag VARCHAR(32) PRIMARY KEY, max_id BIGINT UNSIGNED NOT NULL, step INT)",
+        );
+        server.exec(
+            "INSERT INTO u VALUES ('near', 9223372036854775800, 1), ('beyond', 18446744073709551615, 1)",
+        );
+        let mut store = open_table("u", "app_tag");
+        store.check().expect("check");
+        assert_eq!(store.reserve("near", 8), Err(StoreError::Overflow { max_id: i64::MAX - 7 }));
+        assert_eq!(store.reserve("near", 7), Ok(i64::MAX));
+        assert_eq!(store.reserve("beyond", 1), Err(StoreError::Overflow { max_id: i64::MAX }));
+        let rows = store.list_tags(10).expect("list the tags");
+        assert!(rows.iter().all(|row| row.max_id == i64::MAX), "{rows:?}");
+    }
+
+    #[test]
+    fn a_missing_table_is_made_by_the_quoted_statement() {
+        let server = MariaDb::shared();
+        let mut store = open_table("missing", "biz_tag");
+        let statement = remedy(store.check());
+        assert!(statement.starts_with("CREATE TABLE IF NOT EXISTS `missing` ( `biz_tag` "), "{statement}");
+        let results = [store.reserve("t", 1).map(drop), store.list_tags(1).map(drop)];
+        assert!(results.iter().all(|result| matches!(result, Err(StoreError::Schema(_)))), "{results:?}");
+        server.exec(&statement);
+        store.check().expect("check");
+        server.exec("INSERT INTO missing (biz_tag, step) VALUES ('t', 1)");
+        assert_eq!(store.reserve("t", 1), Ok(1));
+    }
+
+    #[test]
+    fn columns_are_mended_by_the_quoted_statements() {
+        let server = MariaDb::shared();
+        server.exec("CREATE TABLE narrow (app_tag VARCHAR(32), max_id INT NOT NULL, step VARCHAR(9))");
+        server.exec("INSERT INTO narrow VALUES ('t', 2147483647, '5')");
+        let mut store = open_table("narrow", "app_tag");
+        for expected in [
+            "ALTER TABLE `narrow` ADD UNIQUE KEY (`app_tag`);",
+            "ALTER TABLE `narrow` MODIFY max_id BIGINT NOT NULL DEFAULT 0;",
+            "ALTER TABLE `narrow` MODIFY step BIGINT NOT NULL DEFAULT 100000;",
+        ] {
+            let statement = remedy(store.check());
+            assert_eq!(statement, expected);
+            server.exec(&statement);
+        }
+        store.check().expect("check");
+        assert_eq!(store.reserve("t", 1), Ok(2_147_483_648));
+        server.exec("ALTER TABLE narrow DROP COLUMN step");
+        assert!(matches!(store.list_tags(1), Err(StoreError::Schema(_))));
+        server.exec(&remedy(store.check()));
+        store.check().expect("check");
+    }
+
+    #[test]
+    fn a_key_of_two_columns_or_of_a_prefix_is_not_unique_enough() {
+        let server = MariaDb::shared();
+        server.exec(
+            "CREATE TABLE pairs (app_tag VARCHAR(32), n INT, max_id BIGINT NOT NULL, step INT NOT NULL, \
+             PRIMARY KEY (app_tag, n), UNIQUE KEY (n), KEY (app_tag), UNIQUE KEY (app_tag(5)))",
+        );
+        assert_eq!(
+            remedy(open_table("pairs", "app_tag").check()),
+            "ALTER TABLE `pairs` ADD UNIQUE KEY (`app_tag`);"
+        );
+    }
+
+    #[test]
+    fn a_wrong_tag_column_is_answered_with_those_there_are() {
+        let text = fault(open_table("segments", "biz_tag").check());
+        assert!(
+            text.contains("`biz_tag`") && text.contains("app_tag") && text.contains("TagColumn"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_view_is_refused() {
+        MariaDb::shared().exec("CREATE VIEW shown AS SELECT * FROM segments");
+        let text = fault(open_table("shown", "app_tag").check());
+        assert!(text.contains("`shown` is a view"), "{text}");
+    }
+
+    #[test]
+    fn engine_and_trigger_that_endanger_ids_are_warned_of() {
+        let server = MariaDb::shared();
+        server.exec(
+            "CREATE TABLE risky (app_tag VARCHAR(32) PRIMARY KEY, max_id BIGINT NOT NULL, step INT NOT NULL) ENGINE = MyISAM",
+        );
+        server.exec("CREATE TRIGGER meddler BEFORE UPDATE ON risky FOR EACH ROW SET NEW.step = 1");
+        let mut store = open_table("risky", "app_tag");
+        let warnings = store.check().expect("check").warnings;
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        let (_, statement) = warnings[0].split_once("run: ").expect("a statement");
+        assert!(warnings[0].contains("MyISAM") && warnings[1].contains("meddler"), "{warnings:?}");
+        server.exec(statement);
+        assert_eq!(store.check().expect("check").warnings.len(), 1);
+    }
+}
+
+mod mysql_access {
+    use super::*;
+
+    #[test]
+    fn a_wrong_password_is_denied_and_not_repeated_in_the_error() {
+        let server = MariaDb::shared();
+        let result = connect(&server.dsn().replace(PASSWORD, "hunter2")).check();
+        let Err(StoreError::Denied(text)) = &result else { panic!("{result:?}") };
+        assert!(text.contains("1045") && text.contains(&server.port().to_string()), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_database_is_denied() {
+        let result = connect(&MariaDb::shared().dsn().replace("id_alloc_db", "nowhere")).check();
+        assert!(matches!(&result, Err(StoreError::Denied(text)) if text.contains("nowhere")), "{result:?}");
+    }
+
+    #[test]
+    fn a_user_who_may_only_read_is_denied_by_the_check() {
+        let server = MariaDb::shared();
+        server.exec("CREATE USER reader@127.0.0.1 IDENTIFIED BY 'r'");
+        server.exec("GRANT SELECT ON id_alloc_db.* TO reader@127.0.0.1");
+        let mut store = connect(&server.dsn().replace(&format!("root:{PASSWORD}"), "reader:r"));
+        assert!(store.list_tags(1).is_ok());
+        assert!(matches!(store.check(), Err(StoreError::Denied(_))));
+        server.exec("GRANT UPDATE ON id_alloc_db.* TO reader@127.0.0.1");
+        // A new session, because privileges on a database count from the next `USE`.
+        let mut store = connect(&server.dsn().replace(&format!("root:{PASSWORD}"), "reader:r"));
+        store.check().expect("select and update are all it takes");
+    }
+
+    #[test]
+    fn a_unix_socket_serves_as_well() {
+        let socket = MariaDb::shared().socket();
+        let mut store = connect(&format!("root@unix({})/id_alloc_db", socket.display()));
+        let report = store.check().expect("check");
+        assert!(report.store.ends_with(&format!(" at {}", socket.display())), "{}", report.store);
+    }
+
+    #[test]
+    fn the_report_names_product_version_and_place() {
+        let server = MariaDb::shared();
+        let report = connect(&server.dsn()).check().expect("check");
+        let version: String = server.conn().query_first("SELECT VERSION()").expect("version").expect("a row");
+        let number = version.split('-').next().expect("a number");
+        assert_eq!(report.store, format!("MariaDB {number} at 127.0.0.1:{}", server.port()));
+    }
+
+    #[test]
+    fn settings_that_may_lose_a_commit_are_warned_of_and_a_lax_sql_mode_is_overruled() {
+        let server = MariaDb::start_with(&[
+            "--innodb-flush-log-at-trx-commit=2",
+            "--log-bin",
+            "--binlog-format=STATEMENT",
+            "--sync-binlog=0",
+            "--sql-mode=",
+        ]);
+        let mut store = connect(&server.dsn());
+        let warnings = store.check().expect("check").warnings;
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].contains("innodb_flush_log_at_trx_commit is 2"), "{warnings:?}");
+        assert!(warnings[1].contains("sync_binlog is 0"), "{warnings:?}");
+        // A statement-based binlog must not make a reservation an "unsafe statement", which is a warning.
+        assert_eq!(store.reserve("test_business", 10), Ok(10));
+        // A lax server clamps the value to the column and hands the same range out again and again.
+        server.exec("ALTER TABLE segments MODIFY max_id INT NOT NULL");
+        server.exec("UPDATE segments SET max_id = 2147483640");
+        assert!(matches!(store.reserve("test_business", 100), Err(StoreError::Unexpected(_))));
+        assert_eq!(server.max_id("test_business"), 2_147_483_640);
+    }
+}
+
+mod mysql_faults {
+    use super::*;
+
+    fn insert(server: &MariaDb, tag: &str) {
+        server.exec(&format!("INSERT INTO segments (app_tag, max_id, step) VALUES ('{tag}', 0, 1)"));
+    }
+
+    /// A DSN with several hosts and short timeouts.
+    fn hosts(ports: &[u16]) -> String {
+        let hosts: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let hosts = hosts.join(",");
+        format!("mysql://root:{PASSWORD}@{hosts}/id_alloc_db?timeout=500ms&readTimeout=500ms")
+    }
+
+    #[test]
+    fn a_session_survives_a_crash_of_the_server() {
+        let server = MariaDb::start();
+        let mut store = connect(&server.dsn());
+        assert_eq!(store.reserve("test_business", 10), Ok(10));
+        server.kill();
+        for _ in 0..2 {
+            assert!(matches!(store.reserve("test_business", 10), Err(StoreError::Unavailable(_))));
+        }
+        server.restart();
+        assert_eq!(store.reserve("test_business", 10), Ok(20));
+    }
+
+    #[test]
+    fn a_server_that_hangs_is_given_up_in_time() {
+        let server = MariaDb::start();
+        let mut store = connect(&hosts(&[server.port()]));
+        assert_eq!(store.reserve("test_business", 10), Ok(10));
+        server.pause();
+        // First on the open connection, then while connecting.
+        for _ in 0..2 {
+            let start = Instant::now();
+            let result = store.reserve("test_business", 10);
+            assert!(
+                matches!(&result, Err(StoreError::Unavailable(text)) if text.contains("no answer")),
+                "{result:?}"
+            );
+            assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        }
+        server.resume();
+        // The outcome of the first was unknown; it may have been committed after the resume, a gap.
+        let end = store.reserve("test_business", 10).expect("reserve");
+        assert!(end == 20 || end == 30, "{end}");
+    }
+
+    #[test]
+    fn a_statement_whose_connection_is_killed_is_not_sent_again() {
+        let server = MariaDb::shared();
+        insert(server, "killed");
+        let mut locker = server.conn();
+        locker.query_drop("BEGIN").expect("begin");
+        locker.query_drop("SELECT * FROM segments WHERE app_tag = 'killed' FOR UPDATE").expect("lock");
+        server.exec("GRANT SELECT, UPDATE ON id_alloc_db.* TO victim@127.0.0.1 IDENTIFIED BY 'v'");
+        let mut store = connect(&server.dsn().replace(&format!("root:{PASSWORD}"), "victim:v"));
+        thread::scope(|scope| {
+            let reservation = scope.spawn(|| store.reserve("killed", 10));
+            let mut conn = server.conn();
+            await_true("the reservation waits", || {
+                let sql = "SELECT id FROM information_schema.processlist WHERE user = 'victim' AND info LIKE 'UPDATE%'";
+                let waiting: Option<u64> = conn.query_first(sql).expect("processlist");
+                waiting.inspect(|id| conn.query_drop(format!("KILL {id}")).expect("kill")).is_some()
+            });
+            let result = reservation.join().expect("the reserving thread");
+            assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
+        });
+        locker.query_drop("COMMIT").expect("commit");
+        assert_eq!(server.max_id("killed"), 0);
+        assert_eq!(store.reserve("killed", 10), Ok(10));
+    }
+
+    #[test]
+    fn a_locked_row_holds_up_its_own_tag_only_and_not_for_long() {
+        let server = MariaDb::shared();
+        insert(server, "locked");
+        insert(server, "free");
+        let mut locker = server.conn();
+        locker.query_drop("BEGIN").expect("begin");
+        locker.query_drop("UPDATE segments SET step = 2 WHERE app_tag = 'locked'").expect("lock");
+        let mut store = connect(&server.dsn());
+        thread::scope(|scope| {
+            let start = Instant::now();
+            let waiting = scope.spawn(|| store.reserve("locked", 10));
+            let mut other = connect(&server.dsn());
+            for end in 1..=10 {
+                assert_eq!(other.reserve("free", 1), Ok(end));
+            }
+            assert!(!waiting.is_finished());
+            let result = waiting.join().expect("the waiting thread");
+            assert!(matches!(result, Err(StoreError::Contended(_))), "{result:?}");
+            assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        });
+        locker.query_drop("COMMIT").expect("commit");
+        assert_eq!(store.reserve("locked", 10), Ok(10));
+    }
+
+    #[test]
+    fn a_locked_table_holds_nobody_up_for_long() {
+        let server = MariaDb::shared();
+        server.exec("CREATE TABLE altered LIKE segments");
+        let mut locker = server.conn();
+        locker.query_drop("LOCK TABLES altered WRITE").expect("lock");
+        let mut store = open(&dsn(&server.dsn()), &table("altered", "app_tag"));
+        let result = store.reserve("t", 1);
+        assert!(matches!(result, Err(StoreError::Contended(_))), "{result:?}");
+    }
+
+    #[test]
+    fn the_next_host_is_used_while_the_first_is_dead() {
+        let server = MariaDb::shared();
+        insert(server, "stand_in");
+        let mut store = connect(&hosts(&[free_port(), server.port()]));
+        assert_eq!(store.reserve("stand_in", 10), Ok(10));
+        let report = store.check().expect("check");
+        assert!(report.store.ends_with(&server.port().to_string()), "{}", report.store);
+    }
+
+    #[test]
+    fn after_a_lost_connection_the_next_host_comes_first() {
+        let first = MariaDb::start();
+        let second = MariaDb::shared();
+        insert(second, "moved");
+        insert(&first, "moved");
+        first.exec("GRANT SELECT, UPDATE ON id_alloc_db.* TO mover@127.0.0.1 IDENTIFIED BY 'm'");
+        second.exec("GRANT SELECT, UPDATE ON id_alloc_db.* TO mover@127.0.0.1 IDENTIFIED BY 'm'");
+        let both = hosts(&[first.port(), second.port()]).replace(&format!("root:{PASSWORD}"), "mover:m");
+        let mut store = connect(&both);
+        assert_eq!(store.reserve("moved", 10), Ok(10));
+        first.exec("KILL USER mover@127.0.0.1");
+        assert!(matches!(store.reserve("moved", 10), Err(StoreError::Unavailable(_))));
+        assert_eq!(store.reserve("moved", 1), Ok(1));
+    }
+
+    #[test]
+    fn when_no_host_answers_the_error_names_one() {
+        let port = free_port();
+        let result = connect(&hosts(&[port, free_port()])).check();
+        assert!(
+            matches!(&result, Err(StoreError::Unavailable(text)) if text.contains(&port.to_string())),
+            "{result:?}"
+        );
+    }
+
+    #[test]
+    fn a_read_only_host_is_skipped_and_left() {
+        let replica = MariaDb::start_with(&["--read-only"]);
+        let primary = MariaDb::start();
+        let result = connect(&hosts(&[replica.port()])).check();
+        assert!(matches!(&result, Err(StoreError::ReadOnly(_))), "{result:?}");
+        let mut store = connect(&hosts(&[replica.port(), primary.port()]));
+        assert_eq!(store.reserve("test_business", 10), Ok(10));
+        assert_eq!((replica.max_id("test_business"), primary.max_id("test_business")), (0, 10));
+
+        // A failover under an open session, seen by a user without SUPER as an error of the statement.
+        let user = "app@127.0.0.1 IDENTIFIED BY 'p'";
+        for server in [&replica, &primary] {
+            server.exec(&format!("GRANT SELECT, UPDATE ON id_alloc_db.* TO {user}"));
+        }
+        let both = hosts(&[replica.port(), primary.port()]).replace(&format!("root:{PASSWORD}"), "app:p");
+        let mut store = connect(&both);
+        assert_eq!(store.reserve("test_business", 10), Ok(20));
+        primary.exec("SET GLOBAL read_only = 1");
+        replica.exec("SET GLOBAL read_only = 0");
+        assert!(matches!(store.reserve("test_business", 10), Err(StoreError::ReadOnly(_))));
+        assert_eq!(store.reserve("test_business", 10), Ok(10));
+        assert_eq!((replica.max_id("test_business"), primary.max_id("test_business")), (10, 20));
+    }
+
+    #[test]
+    fn the_first_host_is_returned_to_once_it_is_back() {
+        let first = MariaDb::start();
+        let second = MariaDb::start();
+        let mut store = mysql_store(&hosts(&[first.port(), second.port()])).return_after(Duration::ZERO);
+        assert_eq!(store.reserve("test_business", 10), Ok(10));
+        first.kill();
+        assert!(matches!(store.reserve("test_business", 10), Err(StoreError::Unavailable(_))));
+        assert_eq!(store.reserve("test_business", 1), Ok(1));
+        // Still dead: the stand-in goes on.
+        assert_eq!(names(&mut store, 10), ["test_business"]);
+        assert_eq!(store.reserve("test_business", 1), Ok(2));
+        first.restart();
+        // Never between two reservations, only when the tags are listed.
+        assert_eq!(store.reserve("test_business", 1), Ok(3));
+        assert_eq!(store.list_tags(10).expect("list the tags")[0].max_id, 10);
+        assert_eq!(store.reserve("test_business", 10), Ok(20));
+    }
+
+    #[test]
+    fn a_stand_in_is_kept_for_a_while() {
+        let first = MariaDb::start();
+        let second = MariaDb::shared();
+        insert(second, "kept");
+        first.stop();
+        let mut store =
+            mysql_store(&hosts(&[first.port(), second.port()])).return_after(Duration::from_secs(3600));
+        assert_eq!(store.reserve("kept", 1), Ok(1));
+        first.restart();
+        store.list_tags(1).expect("list the tags");
+        assert_eq!(store.reserve("kept", 1), Ok(2));
+    }
+}
+
+mod mysql_tls {
+    use super::*;
+
+    /// A certificate authority, and a certificate of its own for the name `localhost` and no other.
+    struct Certificates(TempDir);
+
+    impl Certificates {
+        fn new() -> Certificates {
+            let dir = TempDir::new().expect("a temporary directory");
+            // The server runs under another account.
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+            fs::write(dir.path().join("san"), "subjectAltName=DNS:localhost").expect("write");
+            for args in [
+                "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test-ca -keyout ca.key -out ca.pem",
+                "req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout key.pem -out csr.pem",
+                "x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out cert.pem",
+            ] {
+                let output = Command::new("openssl").args(args.split(' ')).current_dir(dir.path()).output();
+                let output =
+                    output.unwrap_or_else(|e| panic!("cannot run openssl ({e}): apt-get install openssl"));
+                assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
+            }
+            fs::set_permissions(dir.path().join("key.pem"), fs::Permissions::from_mode(0o644))
+                .expect("chmod");
+            Certificates(dir)
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+    }
+
+    fn encryption(dsn: &str) -> Result<String, StoreError> {
+        let report = connect(dsn).check()?;
+        let fact = report.facts.iter().find_map(|fact| fact.strip_prefix("connection: "));
+        Ok(fact.unwrap_or_else(|| panic!("{report:?}")).to_owned())
+    }
+
+    #[test]
+    fn each_tls_mode_keeps_its_promise() {
+        let certificates = Certificates::new();
+        let option = |name: &str, file: &str| format!("--{name}={}", certificates.path(file).display());
+        let args = [option("ssl-ca", "ca.pem"), option("ssl-cert", "cert.pem"), option("ssl-key", "key.pem")];
+        let server = MariaDb::start_with(&[&args[0], &args[1], &args[2]]);
+        server.exec(&format!("CREATE USER root@localhost2 IDENTIFIED BY '{PASSWORD}'"));
+
+        let by_address = server.dsn();
+        let by_name = by_address.replace("127.0.0.1", "localhost");
+        let ca = format!("tls=true&tls-ca={}", certificates.path("ca.pem").display());
+        let encrypted =
+            |dsn: String| encryption(&dsn).unwrap_or_else(|e| panic!("{dsn}: {e}")).starts_with("TLSv1");
+        let refused = |dsn: String, why: &str| {
+            let result = encryption(&dsn);
+            assert!(
+                matches!(&result, Err(StoreError::Unavailable(text)) if text.contains(why)),
+                "{dsn}: {result:?}"
+            );
+        };
+
+        assert!(encrypted(format!("{by_name}?{ca}")));
+        refused(format!("{by_address}?{ca}"), "not valid for name");
+        refused(format!("{by_name}?tls=true"), "UnknownIssuer");
+        refused(format!("{by_name}?tls=true&tls-ca=/nonexistent/ca.pem"), "/nonexistent/ca.pem");
+        assert!(encrypted(format!("{by_address}?tls=skip-verify")));
+        assert!(encrypted(format!("{by_address}?tls=preferred")));
+        assert!(!encrypted(format!("{by_address}?tls=false")));
+    }
+
+    #[test]
+    fn a_server_without_tls_is_used_only_where_that_is_allowed() {
+        let server = MariaDb::start_with(&["--skip-ssl"]);
+        assert_eq!(encryption(&format!("{}?tls=preferred", server.dsn())).as_deref(), Ok("not encrypted"));
+        for tls in ["true", "skip-verify"] {
+            let result = encryption(&format!("{}?tls={tls}", server.dsn()));
+            assert!(matches!(result, Err(StoreError::Unavailable(_))), "{tls}: {result:?}");
+        }
+    }
+}
+
+mod sqlite_files {
+    use super::*;
+
+    fn open_file(path: &Path) -> Box<dyn SegmentStore> {
+        open(&Dsn::Sqlite(path.to_path_buf()), &table("segments", "app_tag"))
+    }
+
+    fn temp() -> (TempDir, PathBuf) {
+        let dir = TempDir::new().expect("a temporary directory");
+        let path = dir.path().join("ids.db");
+        (dir, path)
+    }
+
+    fn exec(path: &Path, sql: &str) {
+        rusqlite::Connection::open(path).and_then(|db| db.execute_batch(sql)).expect(sql);
+    }
+
+    #[test]
+    fn a_new_file_has_the_first_row_and_is_durable() {
+        let (_dir, path) = temp();
+        let mut store = open_file(&path);
+        let report = store.check().expect("check");
+        assert_eq!(report.store, format!("SQLite {} at {}", rusqlite::version(), path.display()));
+        for fact in ["journal_mode is wal", "synchronous is FULL"] {
+            assert!(report.facts.iter().any(|known| known == fact), "{report:?}");
+        }
+        let rows = store.list_tags(10).expect("list the tags");
+        assert_eq!(rows.len(), 1);
+        assert_eq!((rows[0].name.as_str(), rows[0].max_id, rows[0].step), ("test_business", 0, 100_000));
+    }
+
+    #[test]
+    fn sessions_that_start_at_once_on_a_new_file_get_along() {
+        const SESSIONS: usize = 8;
+        const EACH: i64 = 25;
+        let (_dir, path) = temp();
+        let barrier = Barrier::new(SESSIONS);
+        let session = || {
+            let mut store = open_file(&path);
+            barrier.wait();
+            (0..EACH).map(|_| store.reserve("test_business", 10).expect("reserve")).collect::<Vec<_>>()
+        };
+        let mut ends = thread::scope(|scope| {
+            let sessions: Vec<_> = (0..SESSIONS).map(|_| scope.spawn(session)).collect();
+            sessions.into_iter().flat_map(|session| session.join().expect("a session")).collect::<Vec<_>>()
+        });
+        ends.sort_unstable();
+        let expected: Vec<i64> = (1..=SESSIONS as i64 * EACH).map(|n| n * 10).collect();
+        assert_eq!(ends, expected);
+    }
+
+    #[test]
+    fn what_was_reserved_is_there_after_reopening() {
+        let (_dir, path) = temp();
+        assert_eq!(open_file(&path).reserve("test_business", 10), Ok(10));
+        assert_eq!(open_file(&path).reserve("test_business", 10), Ok(20));
+    }
+
+    #[test]
+    fn a_deleted_row_does_not_come_back() {
+        let (_dir, path) = temp();
+        open_file(&path).reserve("test_business", 10).expect("reserve");
+        exec(&path, "DELETE FROM segments");
+        let mut store = open_file(&path);
+        assert_eq!(store.reserve("test_business", 10), Err(StoreError::UnknownTag));
+        assert_eq!(names(&mut *store, 10), [""; 0]);
+    }
+
+    #[test]
+    fn the_table_refuses_what_is_no_integer() {
+        let (_dir, path) = temp();
+        open_file(&path).check().expect("check");
+        let db = rusqlite::Connection::open(&path).expect("open");
+        for sql in [
+            "UPDATE segments SET max_id = 'x'",
+            "UPDATE segments SET max_id = 1e300",
+            "UPDATE segments SET step = NULL",
+        ] {
+            assert!(db.execute(sql, ()).is_err(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_table_of_others_is_served_as_it_is() {
+        let (_dir, path) = temp();
+        exec(&path, "CREATE TABLE segments (app_tag TEXT UNIQUE, max_id BIGINT, step INT)");
+        exec(
+            &path,
+            "INSERT INTO segments VALUES ('good', 0, 1), ('bad', 'text', 1), ('real', 1.5, 1), (NULL, 0, 1), (CAST(x'fffe' AS TEXT), 0, 1)",
+        );
+        let mut store = open_file(&path);
+        store.check().expect("check");
+        assert_eq!(names(&mut *store, 10), ["good"]);
+        assert_eq!(store.reserve("good", 5), Ok(5));
+        for tag in ["bad", "real"] {
+            assert_eq!(store.reserve(tag, 5), Err(StoreError::UnknownTag));
+        }
+    }
+
+    #[test]
+    fn columns_are_mended_by_the_quoted_statements() {
+        let (_dir, path) = temp();
+        exec(&path, "CREATE TABLE segments (app_tag TEXT, other INT, PRIMARY KEY (app_tag, other))");
+        let mut store = open_file(&path);
+        assert!(matches!(store.reserve("t", 1), Err(StoreError::Schema(_))));
+        for expected in [
+            "CREATE UNIQUE INDEX",
+            "ALTER TABLE `segments` ADD COLUMN max_id",
+            "ALTER TABLE `segments` ADD COLUMN step",
+        ] {
+            let statement = remedy(store.check());
+            assert!(statement.starts_with(expected), "{statement}");
+            exec(&path, &statement);
+        }
+        store.check().expect("check");
+        exec(&path, "INSERT INTO segments (app_tag) VALUES ('t')");
+        assert_eq!(store.reserve("t", 1), Ok(1));
+    }
+
+    #[test]
+    fn tables_that_cannot_be_mended_in_place_are_refused() {
+        for (sql, expected) in [
+            (
+                "CREATE TABLE segments (app_tag TEXT PRIMARY KEY, max_id REAL, step INT)",
+                "max_id is declared \"REAL\"",
+            ),
+            (
+                "CREATE TABLE segments (tag TEXT PRIMARY KEY, max_id INT, step INT)",
+                "no column `app_tag`, only tag, max_id",
+            ),
+            ("CREATE TABLE t (a); CREATE VIEW segments AS SELECT * FROM t", "is a view"),
+        ] {
+            let (_dir, path) = temp();
+            exec(&path, sql);
+            let text = fault(open_file(&path).check());
+            assert!(text.contains(expected) && text.contains("ids.db"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_denied() {
+        let (_dir, path) = temp();
+        fs::write(&path, "not a database, but long enough to be taken for one".repeat(100)).expect("write");
+        let result = open_file(&path).check();
+        assert!(matches!(&result, Err(StoreError::Denied(text)) if text.contains("ids.db")), "{result:?}");
+    }
+
+    #[test]
+    fn a_file_that_may_only_be_read_is_denied() {
+        let (dir, path) = temp();
+        open_file(&path).check().expect("check");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).expect("chmod");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o555)).expect("chmod");
+        let result = thread::spawn(move || {
+            // Root may write anything; this makes only this thread somebody else.
+            // SAFETY: plain system call.
+            unsafe { libc::setfsuid(65534) };
+            open_file(&path).reserve("test_business", 1)
+        });
+        let result = result.join().expect("the thread");
+        assert!(matches!(&result, Err(StoreError::Denied(text)) if text.contains("ids.db")), "{result:?}");
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let (_dir, path) = temp();
+        let result = open_file(&path.join("ids.db")).check();
+        assert!(
+            matches!(&result, Err(StoreError::Unavailable(text)) if text.contains("ids.db/ids.db")),
+            "{result:?}"
+        );
+    }
+
+    #[test]
+    fn the_file_is_opened_again_after_an_error() {
+        let (dir, _) = temp();
+        let path = dir.path().join("later/ids.db");
+        let mut store = open_file(&path);
+        assert!(store.check().is_err());
+        fs::create_dir(dir.path().join("later")).expect("mkdir");
+        store.check().expect("check");
+    }
+
+    #[test]
+    fn a_writer_that_does_not_end_is_contention() {
+        let (_dir, path) = temp();
+        let mut store = open_file(&path);
+        store.check().expect("check");
+        let writer = rusqlite::Connection::open(&path).expect("open");
+        writer.execute_batch("BEGIN IMMEDIATE").expect("begin");
+        assert!(matches!(store.reserve("test_business", 10), Err(StoreError::Contended(_))));
+        assert_eq!(store.list_tags(10).map(|rows| rows.len()), Ok(1));
+        writer.execute_batch("COMMIT").expect("commit");
+        assert_eq!(store.reserve("test_business", 10), Ok(10));
+    }
+}
