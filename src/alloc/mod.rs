@@ -1,4 +1,8 @@
 //! The allocator: tags by name, and their IDs.
+//!
+//! An [`Allocator`] owns the threads that talk to the store. Every thread that hands IDs out has a [`Handle`] of
+//! its own, whose caches make a claim one `fetch_add`. What cannot be granted at once is a [`Pending`] claim,
+//! which any runtime can poll: it is woken through a plain [`std::task::Waker`].
 
 pub mod sizing;
 mod tag;
@@ -6,4 +10,21 @@ mod tag;
 #[cfg(all(test, loom))]
 mod loom_tests;
 
+#[cfg(not(loom))]
+mod allocator;
+#[cfg(not(loom))]
+mod listing;
+#[cfg(not(loom))]
+mod refill;
+#[cfg(not(loom))]
+mod watermark;
+
 pub use tag::Fault;
+
+#[cfg(not(loom))]
+pub use allocator::{
+    AllocError, Allocator, AllocatorConfig, Granted, Handle, Health, Ids, Outcome, Pending, StoreFactory,
+    Want,
+};
+#[cfg(not(loom))]
+use allocator::{Directory, Shared};

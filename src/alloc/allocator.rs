@@ -1,0 +1,521 @@
+//! Tags by name, and the two ends of the allocator: the owner's ([`Allocator`]) and a worker's ([`Handle`]).
+
+use std::borrow::Borrow;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
+
+use super::listing::{Lister, Listing, Missing, Visit};
+use super::refill::{RefillQueue, Refiller, StoreState, log_discarded};
+use super::sizing::Latency;
+use super::tag::{Fault, Hunger, Need, Parked, Tag, TagHandle, WaiterId};
+use super::watermark::Watermarks;
+use crate::segment::{Claim, IdRange};
+use crate::store::{SegmentStore, StoreError};
+use crate::sync::lock;
+
+/// How long a tag's chain may be empty while a refill is under way before the node counts as unhealthy.
+const EMPTY_GRACE: Duration = Duration::from_millis(500);
+
+/// Opens one more session with the store; each thread that talks to it has its own.
+pub type StoreFactory = Arc<dyn Fn() -> Box<dyn SegmentStore> + Send + Sync>;
+
+/// What an [`Allocator`] needs to know.
+#[derive(Debug, Clone)]
+pub struct AllocatorConfig {
+    /// Threads that reserve segments, each with one session.
+    pub refill_threads: usize,
+    /// How many of the tags found at start are loaded before anybody asks for them.
+    pub preload_tags: usize,
+    /// How often the table is read for new, changed and deleted rows.
+    pub tag_reload: Duration,
+}
+
+/// The IDs of one claim, as disjoint ranges in ascending order.
+pub type Ids = SmallVec<[IdRange; 2]>;
+
+/// What a caller asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// So many IDs (at least 1), in as many ranges as it takes.
+    Ids(u64),
+    /// So many IDs (at least 1) in one range.
+    Lease(u64),
+    /// To know how many IDs are left in memory. A tag that was never loaded is loaded first.
+    Left,
+}
+
+/// What a caller gets.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Granted {
+    /// As many IDs as were asked for.
+    Ids(Ids),
+    /// A range of exactly the length that was asked for.
+    Lease(IdRange),
+    /// IDs in memory.
+    Left(u64),
+}
+
+/// What [`Handle::claim`] came to.
+pub enum Outcome {
+    /// Done, without waiting.
+    Granted(Granted),
+    /// To be polled with [`Handle::poll`].
+    Pending(Pending),
+}
+
+/// Why a claim was not granted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AllocError {
+    /// The table has no such row.
+    #[error("there is no such tag in the table")]
+    UnknownTag,
+    /// The name is not known so far, and the table cannot be read now.
+    #[error("the store cannot be asked for this tag now")]
+    StoreAway,
+    /// The row is at fault.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The allocator is closed.
+    #[error("this server is shutting down")]
+    Closed,
+}
+
+/// Whether this node can serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It can.
+    Serving,
+    /// The table was not read yet, or the tags to preload are not loaded yet.
+    Starting,
+    /// This tag, and perhaps more, has callers and no IDs.
+    Starving(String),
+    /// Nothing is loaded, and the store does not answer.
+    StoreAway,
+}
+
+/// All tags by name; never changed, only replaced.
+#[derive(Default)]
+pub(super) struct Directory(HashSet<ByName, RandomState>);
+
+#[derive(Clone)]
+struct ByName(Arc<Tag>);
+
+impl Borrow<str> for ByName {
+    fn borrow(&self) -> &str {
+        self.0.name()
+    }
+}
+
+impl Hash for ByName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name().hash(state);
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name() == other.0.name()
+    }
+}
+
+impl Eq for ByName {}
+
+impl Directory {
+    pub fn of(tags: impl Iterator<Item = Arc<Tag>>) -> Self {
+        Self(tags.map(ByName).collect())
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Arc<Tag>> {
+        self.0.get(name).map(|entry| &entry.0)
+    }
+
+    pub fn tags(&self) -> impl Iterator<Item = &Arc<Tag>> {
+        self.0.iter().map(|entry| &entry.0)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// What all threads of one allocator share.
+pub(super) struct Shared {
+    pub config: AllocatorConfig,
+    pub directory: ArcSwap<Directory>,
+    /// Held while the directory is replaced, so that no replacement undoes another.
+    pub directory_writer: Mutex<()>,
+    pub queue: RefillQueue,
+    pub listing: Listing,
+    pub watermarks: Watermarks,
+    pub latency: Mutex<Latency>,
+    pub store_state: StoreState,
+    /// The tags to preload that no refill thread has tried yet.
+    pub preloading: Mutex<Vec<Arc<Tag>>>,
+    /// Tags that were found empty and may be so still.
+    watched: Mutex<Vec<Arc<Tag>>>,
+    closed: AtomicBool,
+}
+
+impl Shared {
+    fn new(config: AllocatorConfig) -> Self {
+        Self {
+            config,
+            directory: ArcSwap::default(),
+            directory_writer: Mutex::default(),
+            queue: RefillQueue::default(),
+            listing: Listing::default(),
+            watermarks: Watermarks::default(),
+            latency: Mutex::default(),
+            store_state: StoreState::default(),
+            preloading: Mutex::default(),
+            watched: Mutex::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Ends a tag whose row is gone. Its IDs in memory are not handed out any more.
+    pub fn retire(&self, gone: &Arc<Tag>) {
+        let _only_writer = lock(&self.directory_writer);
+        let others = self.directory.load_full();
+        let others = others.tags().filter(|tag| !Arc::ptr_eq(tag, gone)).cloned();
+        self.directory.store(Arc::new(Directory::of(others)));
+        gone.close();
+    }
+
+    fn request_refill(&self, tag: &Arc<Tag>) {
+        if let Some(urgency) = tag.request_refill() {
+            self.queue.push(tag.clone(), urgency);
+        }
+    }
+
+    fn health(&self) -> Health {
+        let now = Instant::now();
+        if !self.has_started() {
+            return Health::Starting;
+        }
+        let mut starving = None;
+        lock(&self.watched).retain(|tag| {
+            let hunger = tag.hunger(EMPTY_GRACE, now);
+            if hunger == Hunger::Starving {
+                starving.get_or_insert_with(|| tag.name().to_owned());
+            }
+            hunger != Hunger::None
+        });
+        match starving {
+            Some(name) => Health::Starving(name),
+            None if self.store_state.is_away() && !self.holds_ids() => Health::StoreAway,
+            None => Health::Serving,
+        }
+    }
+
+    fn has_started(&self) -> bool {
+        let mut preloading = lock(&self.preloading);
+        preloading.retain(|tag| !tag.was_tried());
+        self.listing.succeeded_once() && preloading.is_empty()
+    }
+
+    fn holds_ids(&self) -> bool {
+        self.directory.load().tags().any(|tag| tag.left().is_some_and(|left| left > 0))
+    }
+}
+
+/// The owner's end: while it lives, segments are reserved.
+pub struct Allocator {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Allocator {
+    /// Reads the table, starts the threads, and has the first tags loaded. A store that does not answer is tried
+    /// again in the background; until then [`Handle::health`] says [`Health::Starting`].
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] and [`StoreError::Denied`], which somebody has to mend, and
+    /// [`StoreError::Unavailable`] when the system has no threads left.
+    pub fn start(config: AllocatorConfig, open: &StoreFactory) -> Result<Self, StoreError> {
+        let shared = Arc::new(Shared::new(config));
+        let mut lister = Lister { shared: shared.clone(), store: open(), failures: 0, checked: false };
+        if let Err(error @ (StoreError::Schema(_) | StoreError::Denied(_))) = lister.list() {
+            return Err(error);
+        }
+        let mut allocator = Self { shared, threads: Vec::new() };
+        allocator.spawn("idalloc-tags", move || lister.run())?;
+        for index in 0..allocator.shared.config.refill_threads {
+            let refiller = Refiller { shared: allocator.shared.clone(), store: open(), failures: 0 };
+            allocator.spawn(&format!("idalloc-refill{index}"), move || refiller.run())?;
+        }
+        Ok(allocator)
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
+        self.threads.push(thread.map_err(|error| StoreError::Unavailable(format!("no thread: {error}")))?);
+        Ok(())
+    }
+
+    /// A worker's end; every thread that claims has its own.
+    pub fn handle(&self) -> Handle {
+        self.handles()()
+    }
+
+    /// What makes workers' ends for those who start workers later.
+    pub fn handles(&self) -> impl Fn() -> Handle + Send + Sync + 'static {
+        let shared = self.shared.clone();
+        move || Handle { shared: shared.clone(), tags: HashMap::default() }
+    }
+
+    /// Ends every tag and tells everybody who waits, then waits for the threads, which may be in the middle of a
+    /// statement, for at most `limit`. Claims fail with [`AllocError::Closed`] from now on.
+    pub fn close(self, limit: Duration) {
+        // Relaxed: who sees a tag closed by the loop below has its mutex, which orders this store before.
+        self.shared.closed.store(true, Relaxed);
+        self.shared.queue.stop();
+        self.shared.listing.stop();
+        self.shared.directory.load().tags().for_each(|tag| drop(tag.close()));
+        let deadline = Instant::now() + limit;
+        for thread in self.threads {
+            while !thread.is_finished() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                // A panic was already reported by the thread itself.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// A worker's end of the allocator: one thread's caches of the tags it serves.
+pub struct Handle {
+    shared: Arc<Shared>,
+    tags: HashMap<Box<str>, TagHandle, RandomState>,
+}
+
+impl Handle {
+    /// Takes one ID if that needs no waiting: the hot path. `None`: use [`Handle::claim`].
+    #[inline]
+    pub fn next_id(&mut self, tag: &str) -> Option<i64> {
+        let handle = self.tags.get_mut(tag)?;
+        let claim = handle.claim(1)?;
+        if claim.crossed_trigger {
+            self.shared.request_refill(handle.tag());
+        }
+        Some(claim.ids.start)
+    }
+
+    /// Claims what is wanted of `tag` if that needs no waiting, and begins to wait for it otherwise.
+    pub fn claim(&mut self, tag: &str, want: Want) -> Outcome {
+        let mut got = Ids::new();
+        if let Some(handle) = self.tags.get_mut(tag)
+            && let Some(granted) = try_claim(&self.shared, handle, want, &mut got)
+        {
+            return Outcome::Granted(granted);
+        }
+        let registration = Registration::None;
+        Outcome::Pending(Pending { name: tag.into(), want, got, shared: self.shared.clone(), registration })
+    }
+
+    /// Looks whether `pending` can be granted now. If not, the waker of `cx` is woken when it is worth another try.
+    ///
+    /// # Errors
+    /// [`AllocError`], when waiting longer is of no use.
+    pub fn poll(&mut self, pending: &mut Pending, cx: &mut Context<'_>) -> Poll<Result<Granted, AllocError>> {
+        let mut closed: Option<Arc<Tag>> = None;
+        loop {
+            let Some(handle) = self.find(&pending.name) else { return pending.poll_listing(cx) };
+            if closed.as_ref().is_some_and(|closed| Arc::ptr_eq(closed, handle.tag())) {
+                return Poll::Ready(Err(AllocError::UnknownTag));
+            }
+            match pending.poll_tag(handle, cx) {
+                Step::Ready(result) => return Poll::Ready(result),
+                Step::Wait => return Poll::Pending,
+                // Its row may be back under the same name: look once more.
+                Step::Closed => {
+                    pending.leave();
+                    closed = Some(handle.tag().clone());
+                    self.tags.remove(&pending.name);
+                    if self.shared.closed.load(Relaxed) {
+                        return Poll::Ready(Err(AllocError::Closed));
+                    }
+                }
+            }
+        }
+    }
+
+    fn find(&mut self, name: &str) -> Option<&mut TagHandle> {
+        if !self.tags.contains_key(name) {
+            let directory = self.shared.directory.load();
+            let tag = directory.get(name)?.clone();
+            // Handles of tags that are gone are met, and dropped, when somebody asks for them; this bounds the rest.
+            if self.tags.len() > 2 * directory.len() {
+                self.tags.clear();
+            }
+            self.tags.insert(name.into(), TagHandle::new(tag));
+        }
+        self.tags.get_mut(name)
+    }
+
+    /// Whether this node can serve.
+    pub fn health(&self) -> Health {
+        self.shared.health()
+    }
+}
+
+fn try_claim(shared: &Shared, handle: &mut TagHandle, want: Want, got: &mut Ids) -> Option<Granted> {
+    match want {
+        Want::Ids(count) => {
+            let missing = count - got.iter().map(|range| range.len()).sum::<u64>();
+            take(shared, handle, missing, got);
+            let done = count == got.iter().map(|range| range.len()).sum::<u64>();
+            done.then(|| Granted::Ids(std::mem::take(got)))
+        }
+        Want::Lease(count) => {
+            let claim = handle.claim_exactly(count)?;
+            note_crossing(shared, handle, &claim);
+            Some(Granted::Lease(claim.ids))
+        }
+        Want::Left => handle.tag().left().map(Granted::Left),
+    }
+}
+
+/// Takes `count` IDs, if the chain seems to hold them all: who cannot have all waits with empty hands.
+fn take(shared: &Shared, handle: &mut TagHandle, mut count: u64, got: &mut Ids) {
+    if !handle.head_holds(count) && handle.tag().left().unwrap_or(0) < count {
+        return;
+    }
+    while count > 0
+        && let Some(claim) = handle.claim(count)
+    {
+        note_crossing(shared, handle, &claim);
+        count -= claim.ids.len();
+        got.push(claim.ids);
+    }
+}
+
+fn note_crossing(shared: &Shared, handle: &TagHandle, claim: &Claim) {
+    if claim.crossed_trigger {
+        shared.request_refill(handle.tag());
+    }
+}
+
+/// A claim that waits. Dropping it gives up: IDs that it already holds are then skipped, and the log says so.
+pub struct Pending {
+    name: Box<str>,
+    want: Want,
+    got: Ids,
+    shared: Arc<Shared>,
+    registration: Registration,
+}
+
+/// Where a pending claim is known.
+enum Registration {
+    None,
+    Listing(Visit),
+    Tag(Arc<Tag>, Option<WaiterId>),
+}
+
+enum Step {
+    Ready(Result<Granted, AllocError>),
+    Wait,
+    Closed,
+}
+
+impl Pending {
+    fn poll_listing(&mut self, cx: &mut Context<'_>) -> Poll<Result<Granted, AllocError>> {
+        if !matches!(self.registration, Registration::Listing(_)) {
+            self.leave();
+            self.registration = Registration::Listing(Visit::default());
+        }
+        let Registration::Listing(visit) = &mut self.registration else { return Poll::Pending };
+        if self.shared.closed.load(Relaxed) {
+            return Poll::Ready(Err(AllocError::Closed));
+        }
+        match self.shared.listing.missing(visit, cx.waker(), Instant::now()) {
+            Missing::Unknown => Poll::Ready(Err(AllocError::UnknownTag)),
+            Missing::Away => Poll::Ready(Err(AllocError::StoreAway)),
+            Missing::Waiting => Poll::Pending,
+        }
+    }
+
+    fn poll_tag(&mut self, handle: &mut TagHandle, cx: &mut Context<'_>) -> Step {
+        self.register_with(handle.tag());
+        loop {
+            if let Some(granted) = try_claim(&self.shared, handle, self.want, &mut self.got) {
+                return Step::Ready(Ok(granted));
+            }
+            let need = self.need(handle.tag());
+            let Registration::Tag(tag, waiter) = &mut self.registration else { return Step::Closed };
+            match tag.park(need, cx.waker(), waiter, Instant::now()) {
+                Parked::TryAgain => {}
+                Parked::Leased(range) => return Step::Ready(Ok(Granted::Lease(range))),
+                Parked::Waiting { enqueue, watch } => {
+                    if let Some(urgency) = enqueue {
+                        self.shared.queue.push(tag.clone(), urgency);
+                    }
+                    self.watch(watch);
+                    return Step::Wait;
+                }
+                Parked::Fault { fault, watch } => {
+                    self.watch(watch);
+                    // The row may be mended by now: look, though not too often.
+                    self.shared.listing.request();
+                    return Step::Ready(Err(fault.into()));
+                }
+                Parked::Closed => return Step::Closed,
+            }
+        }
+    }
+
+    fn register_with(&mut self, tag: &Arc<Tag>) {
+        if matches!(&self.registration, Registration::Tag(known, _) if Arc::ptr_eq(known, tag)) {
+            return;
+        }
+        self.leave();
+        self.registration = Registration::Tag(tag.clone(), None);
+    }
+
+    /// What has to be there before it is worth another try. A tag is loaded before a lease is cut from it.
+    fn need(&self, tag: &Tag) -> Need {
+        match self.want {
+            Want::Ids(count) => Need::Supply(count - self.got.iter().map(|range| range.len()).sum::<u64>()),
+            Want::Lease(count) if tag.left().is_some() => Need::Lease(count),
+            Want::Lease(_) | Want::Left => Need::Supply(1),
+        }
+    }
+
+    fn watch(&self, watch: bool) {
+        if watch && let Registration::Tag(tag, _) = &self.registration {
+            lock(&self.shared.watched).push(tag.clone());
+        }
+    }
+
+    fn leave(&mut self) {
+        match std::mem::replace(&mut self.registration, Registration::None) {
+            Registration::Listing(mut visit) => self.shared.listing.leave(&mut visit),
+            Registration::Tag(tag, Some(waiter)) => {
+                if let Some(discarded) = tag.unpark(waiter) {
+                    log_discarded(&tag, &discarded);
+                }
+            }
+            Registration::Tag(_, None) | Registration::None => {}
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.leave();
+        for range in self.got.drain(..) {
+            tracing::info!(tag = &*self.name, ids = ?range, "claimed IDs had no taker and are skipped");
+        }
+    }
+}

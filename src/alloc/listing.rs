@@ -1,0 +1,252 @@
+//! Which tags there are: the table is read every TagReloadSeconds, and earlier when somebody asks for a tag that
+//! is not known, or for one whose row is at fault, but never more than once in [`INTERVAL_MIN`].
+//!
+//! The listing is the negative cache too: while it is young, a name that is not in it is unknown, at no cost. So a
+//! new row serves from its first request on, and a flood of wrong names asks the store for one listing a second.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Condvar, Mutex};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::refill::backoff;
+use super::tag::{Tag, Urgency, WaiterId};
+use super::{Directory, Shared};
+use crate::store::{SegmentStore, StoreError, TAGS_MAX, TagRow};
+use crate::sync::lock;
+
+/// The shortest time between two listings.
+const INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// A listing that takes long is followed by a pause so many times as long.
+const INTERVAL_PER_COST: u32 = 20;
+
+/// When the table was read last, and who waits for the next time.
+#[derive(Default)]
+pub(super) struct Listing {
+    state: Mutex<State>,
+    requested: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Listings that ended, well or badly.
+    attempts: u64,
+    succeeded_once: bool,
+    last_failed: bool,
+    /// No listing begins before.
+    not_before: Option<Instant>,
+    requested: bool,
+    stopped: bool,
+    waiters: BTreeMap<WaiterId, Waker>,
+    next_waiter: WaiterId,
+}
+
+/// What the listing says of a name that is not in the directory.
+pub(super) enum Missing {
+    /// There was no such row at most a second ago.
+    Unknown,
+    /// The store cannot be asked.
+    Away,
+    /// The waker is woken when the table was read.
+    Waiting,
+}
+
+/// A caller's registration.
+#[derive(Default)]
+pub(super) struct Visit {
+    waiter: Option<WaiterId>,
+    /// `attempts` when the caller came.
+    since: u64,
+}
+
+impl Listing {
+    /// What to tell a caller whose tag is not in the directory.
+    pub fn missing(&self, visit: &mut Visit, waker: &Waker, now: Instant) -> Missing {
+        let mut state = lock(&self.state);
+        let asked_for_it = visit.waiter.is_some() && state.attempts > visit.since;
+        let young = state.not_before.is_some_and(|not_before| now < not_before);
+        if state.succeeded_once && (asked_for_it || young) {
+            return if state.last_failed { Missing::Away } else { Missing::Unknown };
+        }
+        if visit.waiter.is_none() {
+            visit.since = state.attempts;
+        }
+        let id = *visit.waiter.get_or_insert_with(|| {
+            state.next_waiter += 1;
+            state.next_waiter
+        });
+        state.waiters.insert(id, waker.clone());
+        state.requested = true;
+        self.requested.notify_one();
+        Missing::Waiting
+    }
+
+    /// Forgets a caller.
+    pub fn leave(&self, visit: &mut Visit) {
+        if let Some(id) = visit.waiter.take() {
+            lock(&self.state).waiters.remove(&id);
+        }
+    }
+
+    /// Has the table read soon.
+    pub fn request(&self) {
+        lock(&self.state).requested = true;
+        self.requested.notify_one();
+    }
+
+    /// Whether the table was ever read.
+    pub fn succeeded_once(&self) -> bool {
+        lock(&self.state).succeeded_once
+    }
+
+    pub fn stop(&self) {
+        lock(&self.state).stopped = true;
+        self.requested.notify_one();
+    }
+
+    fn ended(&self, failed: bool, cost: Duration) {
+        let mut state = lock(&self.state);
+        state.attempts += 1;
+        state.last_failed = failed;
+        state.succeeded_once |= !failed;
+        state.requested = false;
+        state.not_before = Some(Instant::now() + INTERVAL_MIN.max(cost * INTERVAL_PER_COST));
+        state.waiters.values().for_each(Waker::wake_by_ref);
+    }
+
+    /// Waits until a listing is due: after `period`, or on request. False when stopped.
+    fn wait(&self, period: Duration) -> bool {
+        let until = Instant::now() + period;
+        let mut state = lock(&self.state);
+        while !state.stopped {
+            let due = match state.not_before {
+                Some(not_before) if state.requested => until.min(not_before),
+                _ => until,
+            };
+            match due.checked_duration_since(Instant::now()) {
+                Some(rest) if !rest.is_zero() => {
+                    let woken = self.requested.wait_timeout(state, rest);
+                    state = woken.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+                }
+                _ => return true,
+            }
+        }
+        false
+    }
+}
+
+/// The thread that reads the table.
+pub(super) struct Lister {
+    pub shared: Arc<Shared>,
+    pub store: Box<dyn SegmentStore>,
+    pub failures: u32,
+    pub checked: bool,
+}
+
+impl Lister {
+    /// Reads the table, the first time after a look at its columns, and tells everybody who waits for it.
+    ///
+    /// # Errors
+    /// Those of [`SegmentStore::check`] and [`SegmentStore::list_tags`]; the old listing then stays.
+    pub fn list(&mut self) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let rows = self.read();
+        let outcome = rows.map(|rows| self.shared.apply(&rows));
+        match &outcome {
+            Ok(()) => {
+                self.failures = 0;
+                self.shared.store_state.answered();
+            }
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                self.shared.store_state.failed(error, self.failures);
+            }
+        }
+        self.shared.listing.ended(outcome.is_err(), began.elapsed());
+        outcome
+    }
+
+    fn read(&mut self) -> Result<Vec<TagRow>, StoreError> {
+        if !self.checked {
+            let report = self.store.check()?;
+            info!(store = report.store, "the store is reached");
+            report.warnings.iter().for_each(|warning| warn!("{warning}"));
+            self.checked = true;
+        }
+        self.store.list_tags(TAGS_MAX)
+    }
+
+    /// Reads the table from time to time until stopped; `Shared::listing` has the requests.
+    pub fn run(mut self) {
+        loop {
+            let period = match self.failures {
+                0 => self.shared.config.tag_reload,
+                failures => backoff(failures),
+            };
+            if !self.shared.listing.wait(period) {
+                return;
+            }
+            // The error is in the log, if it is news; the next turn comes soon.
+            let _ = self.list();
+        }
+    }
+}
+
+impl Shared {
+    /// Brings the directory in line with the table's rows.
+    fn apply(&self, rows: &[TagRow]) {
+        if rows.len() == TAGS_MAX {
+            warn!(limit = TAGS_MAX, "the table holds more tags than are served");
+        }
+        let now = Instant::now();
+        let _only_writer = lock(&self.directory_writer);
+        let known = self.directory.load_full();
+        let (mut new, mut first_new) = (Vec::new(), Vec::new());
+        for row in rows {
+            match known.get(row.name.as_str()) {
+                Some(tag) => self.observe(tag, row),
+                None => {
+                    let tag = Arc::new(Tag::new(&row.name, row.step, now));
+                    if first_new.len() < self.config.preload_tags {
+                        first_new.push(tag.clone());
+                    }
+                    new.push(tag);
+                }
+            }
+        }
+        if !new.is_empty() || known.len() + new.len() != rows.len() {
+            self.replace_directory(&known, rows, new);
+        }
+        if !self.listing.succeeded_once() {
+            self.preload(first_new);
+        }
+    }
+
+    fn observe(&self, tag: &Arc<Tag>, row: &TagRow) {
+        if let Some(urgency) = tag.observe_row(row.step, row.max_id) {
+            info!(tag = tag.name(), "the tag's row is mended");
+            self.queue.push(tag.clone(), urgency);
+        }
+    }
+
+    fn replace_directory(&self, known: &Directory, rows: &[TagRow], new: Vec<Arc<Tag>>) {
+        let listed: HashSet<&str, foldhash::fast::RandomState> =
+            rows.iter().map(|row| row.name.as_str()).collect();
+        let (kept, gone): (Vec<_>, Vec<_>) = known.tags().partition(|tag| listed.contains(tag.name()));
+        info!(new = new.len(), gone = gone.len(), total = kept.len() + new.len(), "the table's tags changed");
+        self.directory.store(Arc::new(Directory::of(kept.into_iter().cloned().chain(new))));
+        // After the swap, so that who finds a tag closed does not find it in the directory as well.
+        gone.into_iter().for_each(|tag| drop(tag.close()));
+    }
+
+    fn preload(&self, tags: Vec<Arc<Tag>>) {
+        for tag in &tags {
+            if tag.request_refill().is_some() {
+                self.queue.push(tag.clone(), Urgency::Routine);
+            }
+        }
+        lock(&self.preloading).extend(tags);
+    }
+}
