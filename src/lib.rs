@@ -1,4 +1,8 @@
-//! idalloc: a distributed ID generator.
+//! idalloc: a distributed ID generator. Unique, growing 64-bit IDs over HTTP, from memory; reserved from MySQL,
+//! MariaDB or an embedded SQLite file by the segment.
+//!
+//! A program that embeds the allocator starts an [`alloc::Allocator`] on a store and gives each of its threads a
+//! [`alloc::Handle`]; the server in [`http`] does just that.
 
 pub mod alloc;
 pub mod segment;
@@ -8,5 +12,7 @@ pub mod sync;
 pub mod config;
 #[cfg(not(loom))]
 pub mod dsn;
+#[cfg(not(loom))]
+pub mod http;
 #[cfg(not(loom))]
 pub mod store;

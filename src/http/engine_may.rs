@@ -1,0 +1,370 @@
+//! The other engine: the same handler behind `may_minihttp`, for comparison and for trusted networks.
+//!
+//! What that crate does not do is done from outside as far as it goes: bodies are framed before they are read, what
+//! cannot be framed ends its connection, and a sweep shuts down connections that are idle, that do not read their
+//! answers, or that are too many. The README lists what remains.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use may::sync::Blocker;
+use may_minihttp::{HttpService, HttpServiceFactory, Request as MayRequest, Response as MayResponse};
+use socket2::SockRef;
+use tracing::warn;
+
+use super::Limits;
+use super::handler::{Handler, Reply, Waiting, rejected, too_many_connections};
+use super::request::{Method, Outline, Reject, Version};
+use super::response::{Answer, COMMON_HEADERS, Delivery, Encoder, reason};
+use crate::sync::lock;
+
+/// How often connections are looked at.
+const SWEEP: Duration = Duration::from_millis(50);
+/// How long connections stay open when the server stops, so that what is on its way gets an answer.
+const DRAIN_IDLE: Duration = Duration::from_millis(300);
+/// A coroutine's stack, in words: the crate's own 32 KiB are tight for a claim that waits.
+const STACK_WORDS: usize = 8 * 1024;
+
+/// A running engine.
+pub struct Engine {
+    acceptor: may::coroutine::JoinHandle<()>,
+    connections: Arc<Connections>,
+    sweeper: JoinHandle<()>,
+}
+
+impl Engine {
+    /// Serves connections to the address of `listener`, with one handler for each connection.
+    ///
+    /// # Errors
+    /// Somebody else has taken the address in between, or the system has no threads left.
+    pub fn start(
+        listener: TcpListener,
+        limits: Limits,
+        new_handler: impl Fn() -> Handler + Send + 'static,
+    ) -> io::Result<Self> {
+        may::config().set_workers(limits.workers).set_stack_size(STACK_WORDS);
+        let connections = Arc::new(Connections::new(limits));
+        let factory = Factory { connections: connections.clone(), new_handler };
+        let address = listener.local_addr()?;
+        // The crate binds by itself, and shares the port with whoever allows it (SO_REUSEPORT). That nobody else
+        // listened there is what `listener` was for.
+        drop(listener);
+        let acceptor = factory.start(address)?;
+        let sweep = {
+            let connections = connections.clone();
+            move || connections.sweep()
+        };
+        let sweeper = thread::Builder::new().name("idalloc-sweep".to_owned()).spawn(sweep)?;
+        Ok(Self { acceptor, connections, sweeper })
+    }
+
+    /// Stops listening and closes every connection when its request is answered, within `limit`.
+    pub fn drain(self, limit: Duration) {
+        // SAFETY: the coroutine is cancelled where it waits for a connection, and holds nothing but the listener
+        // and the factory, both of which are dropped as its stack unwinds.
+        unsafe { self.acceptor.coroutine().cancel() };
+        let _ = self.acceptor.join();
+        let deadline = Instant::now() + limit;
+        self.connections.wait_until_empty(DRAIN_IDLE.min(limit));
+        self.connections.end_idle();
+        self.connections.wait_until_empty(deadline.saturating_duration_since(Instant::now()));
+        self.connections.stop();
+        let _ = self.sweeper.join();
+    }
+}
+
+/// Every open connection, by its descriptor. A connection is in here for as long as its descriptor is open, because it
+/// is removed, under the lock, before the crate drops the socket: so a descriptor found here is not another's.
+struct Connections {
+    limits: Limits,
+    open: Mutex<Open>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Open {
+    by_fd: HashMap<RawFd, Watch>,
+    refusing: bool,
+    stopped: bool,
+}
+
+struct Watch {
+    activity: Arc<Activity>,
+    /// Completed requests, or unsent bytes, when they last changed, and when that was.
+    answered: u64,
+    answered_at: Instant,
+    unsent: usize,
+    unsent_at: Instant,
+}
+
+/// What a connection tells the sweep.
+#[derive(Default)]
+struct Activity {
+    state: Mutex<ActivityState>,
+}
+
+#[derive(Default, Clone, Copy)]
+struct ActivityState {
+    answered: u64,
+    at_work: bool,
+}
+
+impl Connections {
+    fn new(limits: Limits) -> Self {
+        Self { limits, open: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Registers a connection; false when it is one too many.
+    fn add(&self, fd: RawFd, activity: Arc<Activity>) -> bool {
+        let mut open = lock(&self.open);
+        let refuse = open.by_fd.len() >= self.limits.connections_max;
+        if refuse && !open.refusing {
+            warn!(MaxConnections = self.limits.connections_max, "no more connections: refusing with 503");
+        }
+        open.refusing = refuse;
+        let now = Instant::now();
+        let watch = Watch { activity, answered: 0, answered_at: now, unsent: 0, unsent_at: now };
+        open.by_fd.insert(fd, watch);
+        !refuse
+    }
+
+    fn remove(&self, fd: RawFd) {
+        lock(&self.open).by_fd.remove(&fd);
+        self.changed.notify_all();
+    }
+
+    fn sweep(&self) {
+        let mut open = lock(&self.open);
+        while !open.stopped {
+            let now = Instant::now();
+            for (fd, watch) in &mut open.by_fd {
+                if watch.is_overdue(*fd, now, &self.limits) {
+                    shut_down(*fd, Shutdown::Both);
+                }
+            }
+            open = self.changed_within(open, SWEEP);
+        }
+    }
+
+    fn changed_within<'a>(&self, open: MutexGuard<'a, Open>, limit: Duration) -> MutexGuard<'a, Open> {
+        self.changed.wait_timeout(open, limit).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn wait_until_empty(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut open = lock(&self.open);
+        while !open.by_fd.is_empty() && Instant::now() < deadline {
+            open = self.changed_within(open, deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    fn end_idle(&self) {
+        for (fd, watch) in &lock(&self.open).by_fd {
+            if !lock(&watch.activity.state).at_work {
+                shut_down(*fd, Shutdown::Read);
+            }
+        }
+    }
+
+    fn stop(&self) {
+        let mut open = lock(&self.open);
+        open.stopped = true;
+        open.by_fd.keys().for_each(|fd| shut_down(*fd, Shutdown::Both));
+        drop(open);
+        self.changed.notify_all();
+    }
+}
+
+impl Watch {
+    fn is_overdue(&mut self, fd: RawFd, now: Instant, limits: &Limits) -> bool {
+        let activity = *lock(&self.activity.state);
+        if activity.answered != self.answered || activity.at_work {
+            self.answered = activity.answered;
+            self.answered_at = now;
+        }
+        let unsent = unsent_bytes(fd);
+        if unsent == 0 || unsent != self.unsent {
+            self.unsent_at = now;
+        }
+        self.unsent = unsent;
+        // Whether a part of a request is there cannot be seen from outside: only the first has the shorter limit.
+        let request_limit = if self.answered == 0 { limits.read_timeout } else { limits.idle_timeout };
+        now - self.unsent_at >= limits.write_timeout || now - self.answered_at >= request_limit
+    }
+}
+
+/// The socket of an open connection.
+fn socket<T>(fd: RawFd, use_it: impl FnOnce(SockRef<'_>) -> T) -> T {
+    // SAFETY: callers hold the lock under which open connections are removed, or run inside the connection:
+    // either way the descriptor is open until this returns.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    use_it(SockRef::from(&borrowed))
+}
+
+fn shut_down(fd: RawFd, how: Shutdown) {
+    // An error means that the client was faster.
+    let _ = socket(fd, |socket| socket.shutdown(how));
+}
+
+/// What the kernel could not even send yet, because the client has not taken what came before. (SIOCOUTQ would count
+/// what is merely not acknowledged, which a busy connection always has.)
+fn unsent_bytes(fd: RawFd) -> usize {
+    /// From linux/sockios.h.
+    const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQNSD writes one c_int to the address it is given; `fd` is open, see `socket`.
+    let result = unsafe { libc::ioctl(fd, SIOCOUTQNSD, &mut bytes) };
+    if result == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
+}
+
+/// Makes a service for each connection; the crate passes its descriptor.
+struct Factory<N> {
+    connections: Arc<Connections>,
+    new_handler: N,
+}
+
+impl<N: Fn() -> Handler + Send + 'static> HttpServiceFactory for Factory<N> {
+    type Service = Connection;
+
+    fn new_service(&self, id: usize) -> Connection {
+        let fd = id as RawFd;
+        let activity = Arc::new(Activity::default());
+        let welcome = self.connections.add(fd, activity.clone());
+        if !welcome {
+            refuse(fd);
+        }
+        // Answers are small and wait for nothing: to gather them is of no use. An error means that the client is gone.
+        let _ = socket(fd, |socket| socket.set_tcp_nodelay(true));
+        Connection {
+            fd,
+            connections: self.connections.clone(),
+            activity,
+            handler: (self.new_handler)(),
+            ended: !welcome,
+            body: Vec::new(),
+        }
+    }
+}
+
+fn refuse(fd: RawFd) {
+    let mut response = Vec::new();
+    let delivery = Delivery { version: Version::Http11, keep_alive: false, head_only: false };
+    Encoder::new().encode(&too_many_connections(), delivery, &mut response);
+    let _ = socket(fd, |socket| socket.send(&response).and_then(|_| socket.shutdown(Shutdown::Both)));
+}
+
+/// The service of one connection.
+struct Connection {
+    fd: RawFd,
+    connections: Arc<Connections>,
+    activity: Arc<Activity>,
+    handler: Handler,
+    /// The last answer was given. The crate still parses what it has received, which may be the body of a request
+    /// that was refused: none of it is served.
+    ended: bool,
+    body: Vec<u8>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.connections.remove(self.fd);
+    }
+}
+
+impl HttpService for Connection {
+    fn call(&mut self, request: MayRequest, response: &mut MayResponse) -> io::Result<()> {
+        lock(&self.activity.state).at_work = true;
+        let (answer, delivery) = match self.ended {
+            true => (rejected(CLOSED), LAST),
+            false => self.answer(request).unwrap_or_else(|reject| (rejected(reject), LAST)),
+        };
+        self.respond(&answer, delivery, response);
+        if !delivery.keep_alive {
+            self.ended = true;
+            // The crate closes when it reads the end of input, and sends what it has before that.
+            shut_down(self.fd, Shutdown::Read);
+        }
+        let mut state = lock(&self.activity.state);
+        state.at_work = false;
+        state.answered += 1;
+        Ok(())
+    }
+}
+
+const LAST: Delivery = Delivery { version: Version::Http11, keep_alive: false, head_only: false };
+const CLOSED: Reject = Reject { status: 400, message: "the connection was closed after an earlier request" };
+const NO_CHUNKS: Reject =
+    Reject { status: 501, message: "this engine takes no chunked bodies: send a Content-Length" };
+
+impl Connection {
+    fn answer(&mut self, may: MayRequest) -> Result<(Answer, Delivery), Reject> {
+        let target = may.path().to_owned();
+        let outline = Outline::of(may.method(), &target, may.version(), may.headers())?;
+        let body_bytes = outline.body_bytes().ok_or(NO_CHUNKS)?;
+        let mut form = Vec::new();
+        if body_bytes > 0 {
+            // Whatever the body is, it must be taken: it would be parsed as the next request otherwise.
+            let taken = may.body().take(body_bytes as u64).read_to_end(&mut form);
+            if !matches!(taken, Ok(bytes) if bytes == body_bytes) {
+                return Err(CLOSED);
+            }
+        }
+        let request = outline.request(&form);
+        let keep_alive = request.keep_alive && !self.handler.service().draining.load(Relaxed);
+        let delivery =
+            Delivery { version: request.version, keep_alive, head_only: request.method == Method::Head };
+        let answer = match self.handler.handle(&request) {
+            Reply::Now(answer) => answer,
+            Reply::Later(waiting) => self.await_ids(waiting),
+        };
+        Ok((answer, delivery))
+    }
+
+    /// Blocks this coroutine, and no thread, until the IDs are there.
+    fn await_ids(&mut self, mut waiting: Waiting) -> Answer {
+        let blocker = Blocker::current();
+        let waker = Waker::from(Arc::new(Unpark(blocker.clone())));
+        let deadline = Instant::now() + self.handler.service().alloc_timeout;
+        loop {
+            if let Poll::Ready(answer) = self.handler.poll(&mut waiting, &mut Context::from_waker(&waker)) {
+                return answer;
+            }
+            let rest = deadline.saturating_duration_since(Instant::now());
+            if rest.is_zero() || blocker.park(Some(rest)).is_err() && Instant::now() >= deadline {
+                return self.handler.give_up(waiting);
+            }
+        }
+    }
+
+    fn respond(&mut self, answer: &Answer, delivery: Delivery, response: &mut MayResponse) {
+        response.status_code(answer.status().into(), reason(answer.status()));
+        for line in COMMON_HEADERS.into_iter().chain(answer.header()) {
+            response.header(line);
+        }
+        match (delivery.keep_alive, delivery.version) {
+            (false, _) => drop(response.header("Connection: close")),
+            (true, Version::Http10) => drop(response.header("Connection: keep-alive")),
+            (true, Version::Http11) => {}
+        }
+        if !delivery.head_only {
+            self.body.clear();
+            answer.write_body(&mut self.body);
+            response.body_mut().extend_from_slice(&self.body);
+        }
+    }
+}
+
+struct Unpark(Arc<Blocker>);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}

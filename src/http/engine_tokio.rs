@@ -1,0 +1,96 @@
+//! The default engine: one accepting thread, and workers that each run their connections on a runtime of their own.
+//!
+//! A connection is one task of one worker, so nothing here is shared between threads but counters. It borrows its
+//! buffers while it has bytes in hand, and gives them back when it is idle. Deadlines are looked after by one sweep of
+//! the worker's connections every `TICK`, which costs a request no timer and no look at the clock.
+
+mod accept;
+mod connection;
+mod worker;
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::Limits;
+use super::handler::Handler;
+
+/// How often deadlines are looked at: none is kept more exactly.
+const TICK: Duration = Duration::from_millis(50);
+
+/// A running engine.
+pub struct Engine {
+    stop: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What the accepting thread knows of a worker.
+struct WorkerPort {
+    /// Holds no more than MaxConnections: `open` is counted up before a connection is sent.
+    connections: mpsc::UnboundedSender<std::net::TcpStream>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Engine {
+    /// Serves the connections of `listener`, with one handler for each worker.
+    ///
+    /// # Errors
+    /// The system has no threads or file descriptors left.
+    pub fn start(
+        listener: TcpListener,
+        limits: Limits,
+        new_handler: impl Fn() -> Handler,
+    ) -> io::Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let mut engine = Self { stop, threads: Vec::new() };
+        let mut ports = Vec::new();
+        for index in 0..limits.workers {
+            let (connections, arrivals) = mpsc::unbounded_channel();
+            let open = Arc::new(AtomicUsize::new(0));
+            ports.push(WorkerPort { connections, open: open.clone() });
+            let (handler, limits) = (new_handler(), limits.clone());
+            let run = move || worker::Worker::new(handler, limits, open).run(arrivals);
+            engine.spawn(format!("idalloc-http{index}"), run)?;
+        }
+        let acceptor = accept::Acceptor::new(listener, ports, limits.connections_max);
+        engine.spawn("idalloc-accept".to_owned(), move || acceptor.run(stopped))?;
+        Ok(engine)
+    }
+
+    /// Runs `body` with a runtime on a thread of its own.
+    fn spawn<F: Future<Output = ()>>(
+        &mut self,
+        name: String,
+        body: impl FnOnce() -> F + Send + 'static,
+    ) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = move || tokio::task::LocalSet::new().block_on(&runtime, body());
+        self.threads.push(thread::Builder::new().name(name).spawn(thread)?);
+        Ok(())
+    }
+
+    /// Stops listening and closes every connection when its requests are answered, within `limit`.
+    pub fn drain(self, limit: Duration) {
+        // The acceptor ends, and drops the ports; that is how the workers learn of it.
+        let _ = self.stop.send(true);
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline && !self.threads.iter().all(JoinHandle::is_finished) {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// One open connection in a worker's count, for as long as it lives.
+struct Slot(Arc<AtomicUsize>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // Relaxed: a count, no more.
+        self.0.fetch_sub(1, Relaxed);
+    }
+}

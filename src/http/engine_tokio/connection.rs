@@ -1,0 +1,337 @@
+//! One connection: bytes in, answers out, in order.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::worker::{Watch, Worker};
+use crate::http::handler::{Reply, Waiting, rejected, too_slow};
+use crate::http::request::{Method, Parsed, Parser, REQUEST_BYTES_MAX, Version};
+use crate::http::response::{Answer, Delivery};
+
+/// The input buffer, unless a request needs more.
+const INPUT_BYTES: usize = 16 * 1024;
+/// Answers are sent when so much has gathered, and before more is read.
+const OUTPUT_BYTES: usize = 64 * 1024;
+/// Requests answered before the worker's other connections have their turn.
+const REQUESTS_PER_TURN: usize = 64;
+/// How long, and how much, a client is listened to after the last answer. A close with unread bytes would reset the
+/// connection, and could take that answer with it.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 256 * 1024;
+
+/// How the answer to a request that was not understood is delivered.
+const LAST: Delivery = Delivery { version: Version::Http11, keep_alive: false, head_only: false };
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// What a connection holds while it has bytes in hand.
+#[derive(Default)]
+pub(super) struct Buffers {
+    input: Input,
+    output: Vec<u8>,
+}
+
+impl Buffers {
+    /// Empties them; false when they have grown too large to keep.
+    pub fn reset(&mut self) -> bool {
+        self.input.clear();
+        self.output.clear();
+        self.input.bytes.capacity() <= INPUT_BYTES && self.output.capacity() <= 2 * OUTPUT_BYTES
+    }
+}
+
+/// Received bytes, of which the first `consumed` are done with.
+#[derive(Default)]
+struct Input {
+    bytes: Vec<u8>,
+    consumed: usize,
+}
+
+impl Input {
+    fn is_empty(&self) -> bool {
+        self.consumed == self.bytes.len()
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.consumed = 0;
+    }
+
+    /// Makes room for at least one more byte. The parser refuses a request before it is `REQUEST_BYTES_MAX` long,
+    /// so the buffer stays within twice that.
+    fn make_room(&mut self) {
+        if self.is_empty() {
+            self.clear();
+        }
+        if self.bytes.len() == self.bytes.capacity() {
+            self.bytes.drain(..self.consumed);
+            self.consumed = 0;
+        }
+        if self.bytes.len() == self.bytes.capacity() {
+            let more = self.bytes.capacity().clamp(INPUT_BYTES, REQUEST_BYTES_MAX);
+            self.bytes.reserve_exact(more);
+        }
+    }
+}
+
+/// How a turn of a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// All that was received is answered.
+    Idle,
+    /// The last answer is sent, or there is nobody to send it to.
+    Close { linger: bool },
+}
+
+/// What the requests in hand came to.
+enum Progress {
+    /// More bytes are needed.
+    NeedInput,
+    /// It is time to send.
+    Flush,
+    /// The next answer has to wait for IDs.
+    Wait(Waiting, Delivery),
+    /// The last answer is written.
+    Last,
+}
+
+pub(super) struct Connection {
+    stream: TcpStream,
+    worker: Rc<Worker>,
+    watch: Rc<Watch>,
+    watch_key: usize,
+    parser: Parser,
+    /// A part of a request is there, and its deadline runs.
+    reading: bool,
+    /// Requests that may still be answered before the other connections have their turn.
+    turn_left: usize,
+    /// The client has shut its sending side: what it sent is still answered.
+    end_of_input: bool,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.worker.unwatch(self.watch_key);
+    }
+}
+
+impl Connection {
+    pub fn new(stream: TcpStream, worker: Rc<Worker>) -> Self {
+        let (watch_key, watch) = worker.watch();
+        Self {
+            stream,
+            worker,
+            watch,
+            watch_key,
+            parser: Parser::default(),
+            reading: false,
+            turn_left: REQUESTS_PER_TURN,
+            end_of_input: false,
+        }
+    }
+
+    /// Serves the connection to its end.
+    pub async fn run(mut self) {
+        loop {
+            self.worker.begin_idle(&self.watch);
+            // No buffers are held here: an idle connection costs its task and its socket.
+            if !self.readable().await {
+                return;
+            }
+            self.worker.begin_busy(&self.watch);
+            let mut buffers = self.worker.lend_buffers();
+            let turn = self.exchange(&mut buffers).await;
+            self.worker.take_back(buffers);
+            match turn {
+                Ok(Turn::Idle) => {}
+                Ok(Turn::Close { linger: true }) => return self.close().await,
+                Ok(Turn::Close { linger: false }) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Reads, answers and writes until nothing is in hand. An error means that the client is gone, or reads too slowly.
+    async fn exchange(&mut self, Buffers { input, output }: &mut Buffers) -> io::Result<Turn> {
+        loop {
+            if !self.receive(input).await? {
+                self.worker.encoder.borrow_mut().encode(&too_slow(), LAST, output);
+                self.send(output).await?;
+                return Ok(Turn::Close { linger: true });
+            }
+            if !self.answer_all(input, output).await? {
+                return Ok(Turn::Close { linger: true });
+            }
+            if self.end_of_input {
+                return Ok(Turn::Close { linger: false });
+            }
+            if input.is_empty() {
+                self.turn_left = REQUESTS_PER_TURN;
+                return Ok(Turn::Idle);
+            }
+        }
+    }
+
+    /// Answers and sends until more input is needed. False when the last answer is sent.
+    async fn answer_all(&mut self, input: &mut Input, output: &mut Vec<u8>) -> io::Result<bool> {
+        loop {
+            let progress = self.answer(input, output);
+            self.send(output).await?;
+            match progress {
+                Progress::NeedInput => return Ok(true),
+                Progress::Last => return Ok(false),
+                Progress::Flush => {
+                    self.turn_left = REQUESTS_PER_TURN;
+                    tokio::task::yield_now().await;
+                }
+                Progress::Wait(waiting, mut delivery) => {
+                    let answer = self.await_ids(waiting).await;
+                    delivery.keep_alive &= !self.worker.is_draining();
+                    self.worker.encoder.borrow_mut().encode(&answer, delivery, output);
+                    if !delivery.keep_alive {
+                        self.send(output).await?;
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers what is in hand, as far as it goes without waiting.
+    fn answer(&mut self, input: &mut Input, output: &mut Vec<u8>) -> Progress {
+        let worker = self.worker.clone();
+        let mut handler = worker.handler.borrow_mut();
+        let mut encoder = worker.encoder.borrow_mut();
+        while !input.is_empty() {
+            if self.turn_left == 0 || output.len() >= OUTPUT_BYTES {
+                return Progress::Flush;
+            }
+            let (request, consumed) = match self.parser.parse(&mut input.bytes[input.consumed..]) {
+                Ok(Parsed::Complete { request, consumed }) => (request, consumed),
+                Ok(Parsed::Partial { expects_continue }) => {
+                    if expects_continue {
+                        output.extend_from_slice(CONTINUE);
+                    }
+                    self.begin_reading();
+                    return Progress::NeedInput;
+                }
+                Err(reject) => {
+                    encoder.encode(&rejected(reject), LAST, output);
+                    return Progress::Last;
+                }
+            };
+            input.consumed += consumed;
+            self.turn_left -= 1;
+            let delivery = Delivery {
+                version: request.version,
+                keep_alive: request.keep_alive && !worker.is_draining(),
+                head_only: request.method == Method::Head,
+            };
+            let reply = handler.handle(&request);
+            self.end_reading();
+            match reply {
+                Reply::Now(answer) => encoder.encode(&answer, delivery, output),
+                Reply::Later(waiting) => return Progress::Wait(waiting, delivery),
+            }
+            if !delivery.keep_alive {
+                return Progress::Last;
+            }
+        }
+        Progress::NeedInput
+    }
+
+    /// A part of a request has arrived: the rest has to follow within the read timeout, however often this is called.
+    fn begin_reading(&mut self) {
+        if !self.reading {
+            self.reading = true;
+            self.worker.begin(&self.watch, self.worker.limits.read_timeout);
+        }
+    }
+
+    fn end_reading(&mut self) {
+        if self.reading {
+            self.reading = false;
+            self.worker.begin_busy(&self.watch);
+        }
+    }
+
+    async fn await_ids(&self, mut waiting: Waiting) -> Answer {
+        let handler = &self.worker.handler;
+        let limit = handler.borrow().service().alloc_timeout;
+        let answer = timeout(limit, poll_fn(|cx| handler.borrow_mut().poll(&mut waiting, cx))).await;
+        answer.unwrap_or_else(|_| handler.borrow().give_up(waiting))
+    }
+
+    /// Waits for input; false when the deadline is over or the socket is broken.
+    async fn readable(&self) -> bool {
+        poll_fn(|cx| match self.watch.poll_expired(cx.waker()) {
+            true => Poll::Ready(false),
+            false => self.stream.poll_read_ready(cx).map(|ready| ready.is_ok()),
+        })
+        .await
+    }
+
+    /// Receives what there is, and waits for it if need be; false when the deadline is over.
+    async fn receive(&mut self, input: &mut Input) -> io::Result<bool> {
+        input.make_room();
+        let mut read = pin!(self.stream.read_buf(&mut input.bytes));
+        let received = poll_fn(|cx| match self.watch.poll_expired(cx.waker()) {
+            true => Poll::Ready(None),
+            false => read.as_mut().poll(cx).map(Some),
+        });
+        let Some(received) = received.await else { return Ok(false) };
+        self.end_of_input = received? == 0;
+        Ok(true)
+    }
+
+    /// Sends all of `output`.
+    async fn send(&self, output: &mut Vec<u8>) -> io::Result<()> {
+        let mut sent = 0;
+        while sent < output.len() {
+            match self.stream.try_write(&output[sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => sent += bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        output.clear();
+        Ok(())
+    }
+
+    /// Waits until the client takes more; an error when it does not in time.
+    async fn writable(&self) -> io::Result<()> {
+        let resumed_deadline = self.watch.deadline();
+        self.worker.begin(&self.watch, self.worker.limits.write_timeout);
+        let writable = poll_fn(|cx| match self.watch.poll_expired(cx.waker()) {
+            true => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            false => self.stream.poll_write_ready(cx),
+        });
+        writable.await?;
+        self.watch.resume(resumed_deadline);
+        Ok(())
+    }
+
+    /// Closes so that the last answer arrives: sends the end, then listens until the client has closed too.
+    async fn close(mut self) {
+        let until_closed = async {
+            self.stream.shutdown().await?;
+            let mut discarded = [0; 1024];
+            for _ in 0..LINGER_BYTES_MAX / discarded.len() {
+                if self.stream.read(&mut discarded).await? == 0 {
+                    break;
+                }
+            }
+            io::Result::Ok(())
+        };
+        // However it ends, the connection is closed now.
+        let _ = timeout(LINGER, until_closed).await;
+    }
+}

@@ -1,0 +1,203 @@
+//! One worker: its connections, its buffers and its clock.
+
+use std::cell::{Cell, RefCell};
+use std::net::TcpStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime};
+
+use slab::Slab;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::connection::{Buffers, Connection};
+use super::{Slot, TICK};
+use crate::http::Limits;
+use crate::http::handler::Handler;
+use crate::http::response::Encoder;
+
+/// How long an idle connection stays open when the server stops, so that a request that is on its way gets an answer.
+const DRAIN_IDLE: Duration = Duration::from_millis(300);
+/// The most pairs of buffers that are kept for the next connection in need.
+const SPARE_BUFFERS_MAX: usize = 64;
+
+/// What the worker's connections share.
+pub(super) struct Worker {
+    pub handler: RefCell<Handler>,
+    pub encoder: RefCell<Encoder>,
+    pub limits: Limits,
+    open: Arc<AtomicUsize>,
+    spare_buffers: RefCell<Vec<Buffers>>,
+    watches: RefCell<Slab<Rc<Watch>>>,
+    started: Instant,
+    /// Time since `started` at the last tick.
+    now: Cell<Duration>,
+    draining: Cell<bool>,
+}
+
+/// What the sweep knows of one connection.
+pub(super) struct Watch {
+    /// When the present phase must be over, on the worker's clock.
+    deadline: Cell<Duration>,
+    idle: Cell<bool>,
+    expired: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Watch {
+    /// Whether the deadline is over; if not, the sweep wakes `waker` when it is.
+    pub fn poll_expired(&self, waker: &Waker) -> bool {
+        if self.expired.get() {
+            return true;
+        }
+        let mut registered = self.waker.borrow_mut();
+        if !registered.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *registered = Some(waker.clone());
+        }
+        false
+    }
+
+    pub fn deadline(&self) -> Duration {
+        self.deadline.get()
+    }
+
+    /// Goes on with a deadline that another one had interrupted.
+    pub fn resume(&self, deadline: Duration) {
+        self.deadline.set(deadline);
+    }
+
+    fn expire(&self) {
+        self.expired.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Worker {
+    pub fn new(handler: Handler, limits: Limits, open: Arc<AtomicUsize>) -> Self {
+        Self {
+            handler: RefCell::new(handler),
+            encoder: RefCell::default(),
+            limits,
+            open,
+            spare_buffers: RefCell::default(),
+            watches: RefCell::default(),
+            started: Instant::now(),
+            now: Cell::default(),
+            draining: Cell::new(false),
+        }
+    }
+
+    /// Serves the connections that arrive until no more can, then drains the rest.
+    pub async fn run(self, mut arrivals: mpsc::UnboundedReceiver<TcpStream>) {
+        let worker = Rc::new(self);
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                arrival = arrivals.recv() => match arrival {
+                    Some(stream) => worker.clone().adopt(stream),
+                    None => break,
+                },
+                _ = ticks.tick() => worker.tick(),
+            }
+        }
+        worker.drain(ticks).await;
+    }
+
+    async fn drain(&self, mut ticks: tokio::time::Interval) {
+        self.tick();
+        self.draining.set(true);
+        for (_, watch) in self.watches.borrow().iter().filter(|(_, watch)| watch.idle.get()) {
+            watch.deadline.set(watch.deadline.get().min(self.deadline_after(DRAIN_IDLE)));
+        }
+        while !self.watches.borrow().is_empty() {
+            ticks.tick().await;
+            self.tick();
+        }
+    }
+
+    fn adopt(self: Rc<Self>, stream: TcpStream) {
+        let slot = Slot(self.open.clone());
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| stream.set_nodelay(true))
+            .and_then(|()| tokio::net::TcpStream::from_std(stream));
+        // An error here means that the client is gone already.
+        if let Ok(stream) = stream {
+            tokio::task::spawn_local(async move {
+                let _slot = slot;
+                Connection::new(stream, self).run().await;
+            });
+        }
+    }
+
+    /// Moves the clock, and tells every connection whose deadline is over.
+    fn tick(&self) {
+        self.now.set(self.started.elapsed());
+        self.encoder.borrow_mut().set_date(SystemTime::now());
+        for (_, watch) in self.watches.borrow().iter() {
+            if watch.deadline.get() <= self.now.get() {
+                watch.expire();
+            }
+        }
+    }
+
+    /// The clock is late by up to a tick, and a deadline must not be early.
+    fn deadline_after(&self, limit: Duration) -> Duration {
+        self.now.get() + limit + TICK
+    }
+
+    // ---- for connections ----
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    pub fn watch(&self) -> (usize, Rc<Watch>) {
+        let watch = Rc::new(Watch {
+            deadline: Cell::new(Duration::MAX),
+            idle: Cell::new(false),
+            expired: Cell::new(false),
+            waker: RefCell::default(),
+        });
+        (self.watches.borrow_mut().insert(watch.clone()), watch)
+    }
+
+    pub fn unwatch(&self, key: usize) {
+        self.watches.borrow_mut().remove(key);
+    }
+
+    /// The connection waits for the first byte of a request.
+    pub fn begin_idle(&self, watch: &Watch) {
+        let limit = if self.is_draining() { DRAIN_IDLE } else { self.limits.idle_timeout };
+        watch.idle.set(true);
+        watch.deadline.set(self.deadline_after(limit));
+    }
+
+    /// The connection does something that must be over within `limit`.
+    pub fn begin(&self, watch: &Watch, limit: Duration) {
+        watch.idle.set(false);
+        watch.deadline.set(self.deadline_after(limit));
+    }
+
+    /// The connection is at work: it does not wait for its client.
+    pub fn begin_busy(&self, watch: &Watch) {
+        watch.idle.set(false);
+        watch.deadline.set(Duration::MAX);
+    }
+
+    pub fn lend_buffers(&self) -> Buffers {
+        self.spare_buffers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub fn take_back(&self, mut buffers: Buffers) {
+        let mut spare = self.spare_buffers.borrow_mut();
+        if spare.len() < SPARE_BUFFERS_MAX && buffers.reset() {
+            spare.push(buffers);
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! The API: requests to answers, and the only place that knows it. Both engines call it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::request::{Method, Reject, Request, parameter};
+use super::response::{Answer, ApiError};
+use crate::alloc::{AllocError, Granted, Handle, Health, Outcome, Pending, Want};
+
+/// The longest tag.
+pub const TAG_BYTES_MAX: usize = 128;
+
+const ALLOWED_METHODS: &str = "Allow: GET, HEAD, POST, OPTIONS";
+const RETRY_AFTER: &str = "Retry-After: 1";
+
+/// What all handlers of a server share.
+#[derive(Debug)]
+pub struct Service {
+    /// The most IDs in one `/alloc`.
+    pub batch_max: u64,
+    /// The most IDs in one `/segment`.
+    pub lease_max: u64,
+    /// The longest that a request waits for IDs.
+    pub alloc_timeout: Duration,
+    /// Set when the server is told to stop: from then on `/health` and new claims get 503.
+    pub draining: AtomicBool,
+}
+
+/// Answers requests; one for each worker.
+pub struct Handler {
+    handle: Handle,
+    service: Arc<Service>,
+}
+
+/// What a request comes to.
+pub enum Reply {
+    /// The answer.
+    Now(Answer),
+    /// To be polled with [`Handler::poll`] for at most `Service::alloc_timeout`, then [`Handler::give_up`].
+    Later(Waiting),
+}
+
+/// A request that waits for IDs.
+pub struct Waiting {
+    pending: Pending,
+    question: Question,
+}
+
+/// How the outcome is to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Question {
+    tag: Box<str>,
+    form: Form,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Exactly one ID, as `id`.
+    Id,
+    /// `ids`, `start` and `end`, or `left`.
+    AsGranted,
+    /// Of a claim that a HEAD asked for and did not make.
+    Unclaimed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Alloc,
+    Segment,
+    Health,
+}
+
+impl Route {
+    /// Paths are compared as they were sent: `//alloc`, `/./alloc` and `/%61lloc` are other paths.
+    fn of(path: &str) -> Option<Self> {
+        match path {
+            "/alloc" => Some(Self::Alloc),
+            "/segment" => Some(Self::Segment),
+            "/health" => Some(Self::Health),
+            _ => None,
+        }
+    }
+}
+
+impl Handler {
+    /// A handler that claims through `handle`.
+    pub fn new(handle: Handle, service: Arc<Service>) -> Self {
+        Self { handle, service }
+    }
+
+    /// What all handlers share.
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// Answers `request`, or begins to wait for its IDs.
+    #[inline]
+    pub fn handle(&mut self, request: &Request<'_>) -> Reply {
+        self.try_handle(request).unwrap_or_else(|error| Reply::Now(Answer::Error(error)))
+    }
+
+    fn try_handle(&mut self, request: &Request<'_>) -> Result<Reply, ApiError> {
+        if request.method == Method::Options && request.path == "*" {
+            return Ok(Reply::Now(Answer::Options(ALLOWED_METHODS)));
+        }
+        let route = Route::of(request.path).ok_or_else(unknown_path)?;
+        match request.method {
+            Method::Get | Method::Head | Method::Post => {}
+            Method::Options => return Ok(Reply::Now(Answer::Options(ALLOWED_METHODS))),
+            Method::Other => return Err(method_not_allowed()),
+        }
+        match route {
+            Route::Alloc => self.alloc(request),
+            Route::Segment => self.segment(request),
+            Route::Health => self.health(request),
+        }
+    }
+
+    fn alloc(&mut self, request: &Request<'_>) -> Result<Reply, ApiError> {
+        self.refuse_when_draining()?;
+        let tag = required_tag(request)?;
+        let count = count(request, self.service.batch_max)?;
+        if request.method == Method::Head {
+            return Ok(self.claim(&tag, Want::Left, Form::Unclaimed));
+        }
+        match count {
+            Some(count) => Ok(self.claim(&tag, Want::Ids(count), Form::AsGranted)),
+            None => Ok(match self.handle.next_id(&tag) {
+                Some(id) => Reply::Now(Answer::Id(id)),
+                None => self.claim(&tag, Want::Ids(1), Form::Id),
+            }),
+        }
+    }
+
+    fn segment(&mut self, request: &Request<'_>) -> Result<Reply, ApiError> {
+        self.refuse_when_draining()?;
+        let tag = required_tag(request)?;
+        let limit = self.service.lease_max;
+        let count = count(request, limit)?
+            .ok_or_else(|| bad_request(format!("count is missing: give the IDs to lease, 1 to {limit}")))?;
+        let (want, form) = match request.method {
+            Method::Head => (Want::Left, Form::Unclaimed),
+            _ => (Want::Lease(count), Form::AsGranted),
+        };
+        Ok(self.claim(&tag, want, form))
+    }
+
+    fn health(&mut self, request: &Request<'_>) -> Result<Reply, ApiError> {
+        self.refuse_when_draining()?;
+        match optional_tag(request)? {
+            Some(tag) => Ok(self.claim(&tag, Want::Left, Form::AsGranted)),
+            None => self.node_health(),
+        }
+    }
+
+    fn node_health(&self) -> Result<Reply, ApiError> {
+        match self.handle.health() {
+            Health::Serving => Ok(Reply::Now(Answer::Success)),
+            Health::Starting => Err(unavailable("this server is starting: its tags are not loaded yet")),
+            Health::Starving(tag) => Err(unavailable(format!("app_tag '{tag}' has no IDs left"))),
+            Health::StoreAway => Err(unavailable("no IDs are in memory, and the store does not answer")),
+        }
+    }
+
+    fn refuse_when_draining(&self) -> Result<(), ApiError> {
+        // Relaxed: nothing else is learned from it, and a request more or less does not matter.
+        match self.service.draining.load(Relaxed) {
+            true => Err(unavailable(AllocError::Closed.to_string())),
+            false => Ok(()),
+        }
+    }
+
+    fn claim(&mut self, tag: &str, want: Want, form: Form) -> Reply {
+        match self.handle.claim(tag, want) {
+            Outcome::Granted(granted) => Reply::Now(answer(granted, tag, form)),
+            Outcome::Pending(pending) => {
+                Reply::Later(Waiting { pending, question: Question { tag: tag.into(), form } })
+            }
+        }
+    }
+
+    /// Looks whether `waiting` can be answered now; if not, the waker of `cx` is woken when to look again.
+    pub fn poll(&mut self, waiting: &mut Waiting, cx: &mut Context<'_>) -> Poll<Answer> {
+        let Question { tag, form } = &waiting.question;
+        self.handle.poll(&mut waiting.pending, cx).map(|result| match result {
+            Ok(granted) => answer(granted, tag, *form),
+            Err(error) => Answer::Error(alloc_error(&error, tag)),
+        })
+    }
+
+    /// The answer to a request that has waited for as long as it may.
+    pub fn give_up(&self, waiting: Waiting) -> Answer {
+        let waited_ms = self.service.alloc_timeout.as_millis();
+        let tag = &waiting.question.tag;
+        Answer::Error(unavailable(format!("no IDs for app_tag '{tag}' within {waited_ms} ms; try again")))
+    }
+}
+
+/// The answer to a request that cannot be served at all.
+pub fn rejected(reject: Reject) -> Answer {
+    Answer::Error(ApiError { status: reject.status, message: reject.message.to_owned(), header: None })
+}
+
+/// The answer to a client that takes too long to send its request.
+pub fn too_slow() -> Answer {
+    let message = "the request did not arrive in time".to_owned();
+    Answer::Error(ApiError { status: 408, message, header: None })
+}
+
+/// The answer to a connection too many.
+pub fn too_many_connections() -> Answer {
+    Answer::Error(unavailable("this server has as many connections as it may; try again"))
+}
+
+fn answer(granted: Granted, tag: &str, form: Form) -> Answer {
+    match granted {
+        Granted::Left(0) => Answer::Error(unavailable(format!("app_tag '{tag}' has no IDs left"))),
+        Granted::Left(_) if form == Form::Unclaimed => Answer::Unclaimed,
+        Granted::Left(left) => Answer::Left(left),
+        Granted::Lease(range) => Answer::Lease(range),
+        Granted::Ids(ids) => match ids.first() {
+            Some(first) if form == Form::Id => Answer::Id(first.start),
+            _ => Answer::Ids(ids),
+        },
+    }
+}
+
+/// The one place that maps the allocator's errors to statuses.
+fn alloc_error(error: &AllocError, tag: &str) -> ApiError {
+    match error {
+        AllocError::UnknownTag => ApiError {
+            status: 404,
+            message: format!("app_tag '{tag}' is unknown: the table has no row for it"),
+            header: None,
+        },
+        AllocError::Closed => unavailable(error.to_string()),
+        AllocError::StoreAway | AllocError::Fault(_) => {
+            unavailable(format!("app_tag '{tag}' gets no IDs: {error}"))
+        }
+    }
+}
+
+fn bad_request(message: impl Into<String>) -> ApiError {
+    ApiError { status: 400, message: message.into(), header: None }
+}
+
+fn unavailable(message: impl Into<String>) -> ApiError {
+    ApiError { status: 503, message: message.into(), header: Some(RETRY_AFTER) }
+}
+
+fn unknown_path() -> ApiError {
+    let message = "no such path: there are /alloc, /segment and /health".to_owned();
+    ApiError { status: 404, message, header: None }
+}
+
+fn method_not_allowed() -> ApiError {
+    let message = "the method is not allowed: use GET, HEAD or POST".to_owned();
+    ApiError { status: 405, message, header: Some(ALLOWED_METHODS) }
+}
+
+/// A parameter's first value, in the body before in the query.
+fn value<'a>(request: &Request<'a>, name: &str) -> Result<Option<Cow<'a, [u8]>>, ApiError> {
+    let find = |pairs| {
+        parameter(pairs, name)
+            .map_err(|_| bad_request(format!("{name} is badly encoded: after '%' go two hexadecimal digits")))
+    };
+    if !request.form.is_empty()
+        && let Some(value) = find(request.form)?
+    {
+        return Ok(Some(value));
+    }
+    find(request.query.as_bytes())
+}
+
+fn required_tag<'a>(request: &Request<'a>) -> Result<Cow<'a, str>, ApiError> {
+    optional_tag(request)?
+        .ok_or_else(|| bad_request("app_tag is missing: give it as a parameter, 1 to 128 bytes of UTF-8"))
+}
+
+fn optional_tag<'a>(request: &Request<'a>) -> Result<Option<Cow<'a, str>>, ApiError> {
+    let Some(tag) = value(request, "app_tag")? else { return Ok(None) };
+    match tag.len() {
+        0 => Err(bad_request("app_tag is empty: it must be 1 to 128 bytes of UTF-8")),
+        1..=TAG_BYTES_MAX => utf8(tag).map(Some),
+        len => Err(bad_request(format!("app_tag is {len} bytes long: it must be 1 to 128 bytes of UTF-8"))),
+    }
+}
+
+fn utf8(bytes: Cow<'_, [u8]>) -> Result<Cow<'_, str>, ApiError> {
+    let error = |_| bad_request("app_tag is not UTF-8");
+    match bytes {
+        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(error),
+        Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).map_err(|e| error(e.utf8_error())),
+    }
+}
+
+fn count(request: &Request<'_>, limit: u64) -> Result<Option<u64>, ApiError> {
+    let Some(text) = value(request, "count")? else { return Ok(None) };
+    let number =
+        std::str::from_utf8(&text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match number.and_then(|digits| digits.parse::<u64>().ok()) {
+        Some(count) if (1..=limit).contains(&count) => Ok(Some(count)),
+        _ => {
+            let shown: String = String::from_utf8_lossy(&text).chars().take(32).collect();
+            Err(bad_request(format!("count is '{shown}': it must be a number from 1 to {limit}")))
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The HTTP server: an engine moves bytes, [`handler`] knows the API.
+
+pub mod engine_may;
+pub mod engine_tokio;
+pub mod handler;
+pub mod request;
+pub mod response;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::alloc::Allocator;
+use crate::config::{Config, HttpEngine};
+use handler::{Handler, Service};
+
+/// Connections that may wait to be accepted; the kernel lowers it to its own limit.
+const ACCEPT_BACKLOG: i32 = 4096;
+
+/// The limits that an engine keeps.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The engine's threads.
+    pub workers: usize,
+    /// The most connections open at once.
+    pub connections_max: usize,
+    /// The longest time from a request's first byte to its last.
+    pub read_timeout: Duration,
+    /// The longest time without progress in sending.
+    pub write_timeout: Duration,
+    /// The longest time between two requests.
+    pub idle_timeout: Duration,
+}
+
+/// A running server.
+pub struct Server {
+    address: SocketAddr,
+    service: Arc<Service>,
+    engine: Engine,
+}
+
+enum Engine {
+    Tokio(engine_tokio::Engine),
+    May(engine_may::Engine),
+}
+
+impl Server {
+    /// Listens where `config` says and serves the IDs of `allocator`.
+    ///
+    /// # Errors
+    /// The address is in use, not of this machine, or not permitted; or the system has no threads left.
+    pub fn start(config: &Config, allocator: &Allocator) -> io::Result<Self> {
+        let service = Arc::new(Service {
+            batch_max: config.batch_max,
+            lease_max: config.lease_max,
+            alloc_timeout: config.alloc_timeout,
+            draining: AtomicBool::new(false),
+        });
+        let limits = Limits {
+            workers: config.workers,
+            connections_max: config.connections_max,
+            read_timeout: config.http_read_timeout,
+            write_timeout: config.http_write_timeout,
+            idle_timeout: config.http_idle_timeout,
+        };
+        let listener = listen(config.http_host, config.http_port)?;
+        let address = listener.local_addr()?;
+        let (new_handle, shared) = (allocator.handles(), service.clone());
+        let new_handler = move || Handler::new(new_handle(), shared.clone());
+        let engine = match config.http_engine {
+            HttpEngine::Tokio => Engine::Tokio(engine_tokio::Engine::start(listener, limits, new_handler)?),
+            HttpEngine::MayMinihttp => Engine::May(engine_may::Engine::start(listener, limits, new_handler)?),
+        };
+        Ok(Self { address, service, engine })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops listening, answers the requests that are under way, refuses new ones, and closes every connection, within `limit`.
+    pub fn drain(self, limit: Duration) {
+        // Relaxed: see `Handler::refuse_when_draining`.
+        self.service.draining.store(true, Relaxed);
+        match self.engine {
+            Engine::Tokio(engine) => engine.drain(limit),
+            Engine::May(engine) => engine.drain(limit),
+        }
+    }
+}
+
+/// A listening socket that no other process shares.
+fn listen(host: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let address = SocketAddr::new(host, port);
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Only lets a restarted server have the port of its predecessor's closed connections.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(ACCEPT_BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}

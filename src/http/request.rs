@@ -1,0 +1,1520 @@
+//! Bytes to [`Request`]s: HTTP/1.0 and 1.1 as RFC 9110 and RFC 9112 have it, and stricter where leniency lets two
+//! parties disagree about where a request ends.
+//!
+//! A [`Parser`] is fed one growing buffer and answers with one request at a time. `httparse` checks the syntax of the
+//! head; lines, limits, the target and the body's framing are checked here.
+
+use std::borrow::Cow;
+use std::mem::{self, MaybeUninit};
+use std::ops::Range;
+
+use memchr::{memchr, memchr_iter, memchr2};
+
+/// The longest request line, without its CRLF.
+pub const REQUEST_LINE_BYTES_MAX: usize = 4 * 1024;
+
+/// The longest header section, up to and including the empty line that ends it; the same for trailers.
+pub const HEADERS_BYTES_MAX: usize = 16 * 1024;
+
+/// The most header fields of a request; the same for trailers.
+pub const HEADER_FIELDS_MAX: usize = 100;
+
+/// The longest body, after the chunks are joined.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// A buffer of this size holds any request that is served: [`Parser::parse`] never asks for more.
+pub const REQUEST_BYTES_MAX: usize = EMPTY_LINES_MAX * CRLF.len()
+    + REQUEST_LINE_BYTES_MAX
+    + CRLF.len()
+    + HEADERS_BYTES_MAX
+    + CHUNKS_BYTES_MAX
+    + HEADERS_BYTES_MAX;
+
+const CRLF: &[u8] = b"\r\n";
+
+/// Empty lines before a request line are a habit of old clients, after a body; more than a few are not.
+const EMPTY_LINES_MAX: usize = 4;
+
+/// A chunk's size and its extensions, without the CRLF.
+const CHUNK_LINE_BYTES_MAX: usize = CHUNK_SIZE_DIGITS_MAX + 256;
+
+const CHUNK_SIZE_DIGITS_MAX: usize = 16;
+
+/// All chunks as they are sent. Bounds what a client can add to a small body by tiny chunks.
+const CHUNKS_BYTES_MAX: usize = 2 * BODY_BYTES_MAX + 16 * 1024;
+
+// Parser keeps offsets in 32 bits, and those of the target in 16.
+const _: () = assert!(REQUEST_BYTES_MAX <= u32::MAX as usize);
+const _: () = assert!(EMPTY_LINES_MAX * CRLF.len() + REQUEST_LINE_BYTES_MAX <= u16::MAX as usize);
+// A chunk line that starts within CHUNKS_BYTES_MAX may end in the room for trailers. The longest body fits in any case.
+const _: () = assert!(CHUNK_LINE_BYTES_MAX + CRLF.len() <= HEADERS_BYTES_MAX);
+const _: () = assert!(BODY_BYTES_MAX <= CHUNKS_BYTES_MAX);
+
+/// What a connection remembers of a request that has not arrived whole, so that no line is searched and no chunk is
+/// moved twice. Offsets count from the first byte of the buffer.
+#[derive(Debug, Default)]
+pub struct Parser {
+    stage: Stage,
+    head: Head,
+    expects_continue: bool,
+    /// Everything before it is understood; in a stage made of lines, the present line starts here.
+    position: u32,
+    /// No line ends between `position` and here.
+    scanned: u32,
+    request_start: u32,
+    /// Where the headers, or the trailers, start.
+    section_start: u32,
+    body_start: u32,
+    /// Where the body ends; of a chunked one, the part that is joined so far.
+    body_end: u32,
+    /// What is still to come of the present chunk's data.
+    chunk_bytes_left: u32,
+}
+
+/// What comes next.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    RequestLine,
+    Headers,
+    /// A body with a Content-Length, or none.
+    Body,
+    ChunkSize,
+    ChunkData,
+    ChunkEnd,
+    Trailers,
+    Done,
+}
+
+/// What is kept of a head while the body arrives.
+#[derive(Debug, Default)]
+struct Head {
+    method: Method,
+    version: Version,
+    keep_alive: bool,
+    is_form: bool,
+    path_start: u16,
+    path_end: u16,
+    query_start: u16,
+    query_end: u16,
+}
+
+/// What [`Parser::parse`] made of the buffer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Parsed<'b> {
+    /// More bytes are needed.
+    Partial {
+        /// The client waits for an interim `100 Continue` before it sends the body. True at most once per request.
+        expects_continue: bool,
+    },
+    /// The first `consumed` bytes of the buffer are this request.
+    Complete {
+        /// The request.
+        request: Request<'b>,
+        /// What the request takes of the buffer, with empty lines before it and everything up to its end.
+        consumed: usize,
+    },
+}
+
+/// One request, as far as the API cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request<'b> {
+    /// The method.
+    pub method: Method,
+    /// Decides, with `keep_alive`, what the response says about the connection.
+    pub version: Version,
+    /// Whether the client wants to use the connection again.
+    pub keep_alive: bool,
+    /// The target's path, still encoded: starts with `/`, or is `*` (OPTIONS), or `host:port` (CONNECT).
+    pub path: &'b str,
+    /// What follows the target's first `?`, well-formed but still encoded; see [`parameter`].
+    pub query: &'b str,
+    /// The body of a POST whose type is `application/x-www-form-urlencoded`, still encoded and not checked. Any
+    /// other body is read and ignored.
+    pub form: &'b [u8],
+}
+
+/// The methods that HTTP defines, as far as they are told apart here.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// `GET`
+    #[default]
+    Get,
+    /// `HEAD`
+    Head,
+    /// `POST`
+    Post,
+    /// `OPTIONS`
+    Options,
+    /// `PUT`, `DELETE`, `PATCH`, `TRACE` and `CONNECT`: known, and never allowed.
+    Other,
+}
+
+/// The protocol version whose rules a request follows; 1.2 and up follow those of 1.1.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// `HTTP/1.0`
+    Http10,
+    /// `HTTP/1.1`
+    #[default]
+    Http11,
+}
+
+/// Why a request cannot be served. The answer is the last one on its connection: where the next request would start
+/// is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Reject {
+    /// The status code to answer with.
+    pub status: u16,
+    /// What is wrong and what is allowed, for the client.
+    pub message: &'static str,
+}
+
+impl Reject {
+    const fn new(status: u16, message: &'static str) -> Reject {
+        Reject { status, message }
+    }
+
+    const BAD_LINE_END: Reject = Reject::new(400, "every line must end with CR LF");
+    const BAD_REQUEST_LINE: Reject =
+        Reject::new(400, "the request line must be: METHOD SP TARGET SP HTTP/1.1");
+    const EMPTY_LINES: Reject = Reject::new(400, "more than 4 empty lines before the request line");
+    const BAD_FIELD_NAME: Reject = Reject::new(400, "a header line must be: NAME ':' VALUE, on one line");
+    const BAD_FIELD_VALUE: Reject = Reject::new(400, "a header value must not hold control characters");
+    const BAD_TARGET: Reject =
+        Reject::new(400, "the target must be a path and query, or an http URL, well-formed");
+    const REPEATED: Reject =
+        Reject::new(400, "Host, Content-Length, Content-Type and Transfer-Encoding may be given only once");
+    const NO_HOST: Reject = Reject::new(400, "HTTP/1.1 needs a Host header");
+    const BAD_HOST: Reject = Reject::new(400, "Host must be a host name or address, with or without a port");
+    const BAD_LENGTH: Reject = Reject::new(400, "Content-Length must be one decimal number");
+    const BAD_CODING: Reject =
+        Reject::new(400, "Transfer-Encoding must be 'chunked', in HTTP/1.1, without a Content-Length");
+    const BAD_CHUNK: Reject =
+        Reject::new(400, "a chunk must be: SIZE [;EXTENSIONS] CR LF DATA CR LF, with SIZE in hexadecimal");
+    const LONG_BODY: Reject = Reject::new(413, "the body is longer than 65536 bytes");
+    const LONG_CHUNKS: Reject = Reject::new(413, "the body's chunks are too small for its length");
+    const LONG_REQUEST_LINE: Reject = Reject::new(414, "the request line is longer than 4096 bytes");
+    const BAD_EXPECTATION: Reject = Reject::new(417, "Expect must be '100-continue'");
+    const LONG_HEADERS: Reject = Reject::new(431, "the headers or trailers are longer than 16384 bytes");
+    const MANY_HEADERS: Reject = Reject::new(431, "there are more than 100 headers or trailers");
+    const UNKNOWN_METHOD: Reject = Reject::new(501, "the method is not known");
+    const BAD_VERSION: Reject = Reject::new(505, "the version must be HTTP/1.1 or HTTP/1.0");
+}
+
+impl From<httparse::Error> for Reject {
+    fn from(error: httparse::Error) -> Reject {
+        match error {
+            httparse::Error::TooManyHeaders => Reject::MANY_HEADERS,
+            httparse::Error::HeaderName => Reject::BAD_FIELD_NAME,
+            httparse::Error::HeaderValue => Reject::BAD_FIELD_VALUE,
+            httparse::Error::NewLine => Reject::BAD_LINE_END,
+            httparse::Error::Token | httparse::Error::Version | httparse::Error::Status => {
+                Reject::BAD_REQUEST_LINE
+            }
+        }
+    }
+}
+
+impl Parser {
+    /// Looks for one request at the start of `buf`: all that the connection has received and not yet consumed.
+    /// Until the request is complete `buf` may only grow at its end; chunks are joined in place.
+    ///
+    /// # Errors
+    /// A request that cannot be served. The parser is then of no more use, nor is the connection.
+    pub fn parse<'b>(&mut self, buf: &'b mut [u8]) -> Result<Parsed<'b>, Reject> {
+        while self.stage != Stage::Done {
+            if !self.advance(buf)? {
+                let expects_continue = mem::take(&mut self.expects_continue);
+                return Ok(Parsed::Partial { expects_continue });
+            }
+        }
+        let done = mem::take(self);
+        Ok(Parsed::Complete { request: done.request(buf)?, consumed: done.position as usize })
+    }
+
+    /// Takes the next step; false while the bytes for it have not arrived.
+    #[inline]
+    fn advance(&mut self, buf: &mut [u8]) -> Result<bool, Reject> {
+        match self.stage {
+            Stage::RequestLine => self.read_request_line(buf),
+            Stage::Headers => self.read_headers(buf),
+            Stage::Body => Ok(self.skip_body(buf.len())),
+            Stage::ChunkSize => self.read_chunk_size(buf),
+            Stage::ChunkData => Ok(self.join_chunk(buf)),
+            Stage::ChunkEnd => self.read_chunk_end(buf),
+            Stage::Trailers => self.read_trailers(buf),
+            Stage::Done => Ok(true),
+        }
+    }
+
+    fn read_request_line(&mut self, buf: &mut [u8]) -> Result<bool, Reject> {
+        let limit = self.position as usize + REQUEST_LINE_BYTES_MAX + CRLF.len();
+        let Some(line) = self.next_line(buf, limit, Reject::LONG_REQUEST_LINE)? else {
+            return Ok(false);
+        };
+        if !line.is_empty() {
+            settle_version(&mut buf[line.clone()])?;
+            self.request_start = line.start as u32;
+            self.section_start = self.position;
+            self.stage = Stage::Headers;
+        } else if line.start == EMPTY_LINES_MAX * CRLF.len() {
+            return Err(Reject::EMPTY_LINES);
+        }
+        Ok(true)
+    }
+
+    fn read_headers(&mut self, buf: &[u8]) -> Result<bool, Reject> {
+        if !self.skip_section(buf)? {
+            return Ok(false);
+        }
+        let mut headers = [const { MaybeUninit::uninit() }; HEADER_FIELDS_MAX];
+        let mut parsed = httparse::Request::new(&mut []);
+        let head = &buf[self.request_start as usize..self.position as usize];
+        parsed.parse_with_uninit_headers(head, &mut headers)?;
+        self.read_head(&parsed)?;
+        // Once a part of the body is there, the client does not wait.
+        self.expects_continue &= buf.len() == self.position as usize;
+        Ok(true)
+    }
+
+    /// Keeps what matters of a head whose syntax is sound, and prepares for the body.
+    fn read_head(&mut self, parsed: &httparse::Request) -> Result<(), Reject> {
+        let (Some(method), Some(target)) = (parsed.method, parsed.path) else {
+            return Err(Reject::BAD_REQUEST_LINE);
+        };
+        let outline = Outline::of(method, target, parsed.version.unwrap_or(1), parsed.headers)?;
+        self.head.method = outline.method;
+        self.head.version = outline.version;
+        self.head.keep_alive = outline.keep_alive;
+        self.head.is_form = outline.is_form;
+        self.head.keep_target(self.request_start as usize + method.len() + " ".len(), outline.parts);
+        self.start_body(outline.framing);
+        self.expects_continue = outline.expects_continue;
+        Ok(())
+    }
+
+    fn start_body(&mut self, framing: Framing) {
+        self.body_start = self.position;
+        self.body_end = self.position;
+        match framing {
+            Framing::Chunked => self.stage = Stage::ChunkSize,
+            Framing::Length(bytes) => {
+                self.body_end += bytes as u32;
+                self.stage = Stage::Body;
+            }
+        }
+    }
+
+    fn skip_body(&mut self, received: usize) -> bool {
+        let is_whole = self.body_end as usize <= received;
+        if is_whole {
+            self.position = self.body_end;
+            self.stage = Stage::Done;
+        }
+        is_whole
+    }
+
+    fn read_chunk_size(&mut self, buf: &[u8]) -> Result<bool, Reject> {
+        let limit = self.position as usize + CHUNK_LINE_BYTES_MAX + CRLF.len();
+        let Some(line) = self.next_line(buf, limit, Reject::BAD_CHUNK)? else {
+            return Ok(false);
+        };
+        let bytes = chunk_bytes(&buf[line])?;
+        if (self.body_end - self.body_start) as usize + bytes > BODY_BYTES_MAX {
+            return Err(Reject::LONG_BODY);
+        }
+        if (self.position - self.body_start) as usize + bytes + CRLF.len() > CHUNKS_BYTES_MAX {
+            return Err(Reject::LONG_CHUNKS);
+        }
+        self.chunk_bytes_left = bytes as u32;
+        self.section_start = self.position;
+        self.stage = if bytes == 0 { Stage::Trailers } else { Stage::ChunkData };
+        Ok(true)
+    }
+
+    /// Moves what has arrived of a chunk's data to the end of the body so far.
+    fn join_chunk(&mut self, buf: &mut [u8]) -> bool {
+        let start = self.position as usize;
+        let bytes = (buf.len() - start).min(self.chunk_bytes_left as usize);
+        buf.copy_within(start..start + bytes, self.body_end as usize);
+        self.move_to(start + bytes);
+        self.body_end += bytes as u32;
+        self.chunk_bytes_left -= bytes as u32;
+        let is_whole = self.chunk_bytes_left == 0;
+        if is_whole {
+            self.stage = Stage::ChunkEnd;
+        }
+        is_whole
+    }
+
+    fn read_chunk_end(&mut self, buf: &[u8]) -> Result<bool, Reject> {
+        // The limit leaves room for an empty line only.
+        let limit = self.position as usize + CRLF.len();
+        let line = self.next_line(buf, limit, Reject::BAD_CHUNK)?;
+        if line.is_some() {
+            self.stage = Stage::ChunkSize;
+        }
+        Ok(line.is_some())
+    }
+
+    fn read_trailers(&mut self, buf: &[u8]) -> Result<bool, Reject> {
+        if !self.skip_section(buf)? {
+            return Ok(false);
+        }
+        let mut trailers = [httparse::EMPTY_HEADER; HEADER_FIELDS_MAX];
+        let section = self.section_start as usize..self.position as usize;
+        httparse::parse_headers(&buf[section], &mut trailers)?;
+        self.stage = Stage::Done;
+        Ok(true)
+    }
+
+    /// Moves past the empty line that ends the headers or trailers; false while that has not arrived.
+    fn skip_section(&mut self, buf: &[u8]) -> Result<bool, Reject> {
+        let limit = self.section_start as usize + HEADERS_BYTES_MAX;
+        while let Some(line) = self.next_line(buf, limit, Reject::LONG_HEADERS)? {
+            if line.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Moves past the next line and says where it is, without its CRLF; `None` while its end has not arrived.
+    /// A line that does not end before offset `limit` is `too_long`.
+    fn next_line(
+        &mut self,
+        buf: &[u8],
+        limit: usize,
+        too_long: Reject,
+    ) -> Result<Option<Range<usize>>, Reject> {
+        let (start, scanned) = (self.position as usize, self.scanned as usize);
+        let window = &buf[scanned..buf.len().min(limit)];
+        let Some(length) = memchr(b'\n', window) else {
+            self.scanned += window.len() as u32;
+            return if buf.len() < limit { Ok(None) } else { Err(too_long) };
+        };
+        let end = scanned + length;
+        self.move_to(end + 1);
+        match buf[start..end] {
+            [.., b'\r'] => Ok(Some(start..end - 1)),
+            _ => Err(Reject::BAD_LINE_END),
+        }
+    }
+
+    fn move_to(&mut self, position: usize) {
+        self.position = position as u32;
+        self.scanned = position as u32;
+    }
+
+    fn request<'b>(&self, buf: &'b [u8]) -> Result<Request<'b>, Reject> {
+        let head = &self.head;
+        let target = &buf[head.path_start.into()..head.query_end.into()];
+        let target = str::from_utf8(target).map_err(|_| Reject::BAD_TARGET)?;
+        let (path, _) = target.split_at((head.path_end - head.path_start).into());
+        let (_, query) = target.split_at((head.query_start - head.path_start).into());
+        let form = if head.is_form { self.body_start as usize..self.body_end as usize } else { 0..0 };
+        Ok(Request {
+            method: head.method,
+            version: head.version,
+            keep_alive: head.keep_alive,
+            path: path_or_root(path),
+            query,
+            form: &buf[form],
+        })
+    }
+}
+
+/// What a head says whose syntax is sound: for an engine that parses heads by itself.
+pub struct Outline<'b> {
+    method: Method,
+    version: Version,
+    target: &'b str,
+    parts: Target,
+    keep_alive: bool,
+    is_form: bool,
+    framing: Framing,
+    expects_continue: bool,
+}
+
+impl<'b> Outline<'b> {
+    /// Checks everything about a head that [`Parser::parse`] checks, but for its syntax and its size.
+    ///
+    /// # Errors
+    /// As for [`Parser::parse`].
+    pub fn of(
+        method_name: &str,
+        target: &'b str,
+        minor_version: u8,
+        headers: &[httparse::Header<'_>],
+    ) -> Result<Self, Reject> {
+        let method = method_named(method_name)?;
+        let version = if minor_version == 0 { Version::Http10 } else { Version::Http11 };
+        let parts = split_target(method_name, target.as_bytes())?;
+        let mut fields = Fields::default();
+        for header in headers {
+            fields.add(header.name, header.value)?;
+        }
+        fields.check_host(version)?;
+        Ok(Self {
+            method,
+            version,
+            target,
+            parts,
+            keep_alive: fields.keep_alive(version),
+            is_form: method == Method::Post && fields.is_form(),
+            framing: fields.framing(version)?,
+            expects_continue: fields.expects_continue(version)?,
+        })
+    }
+
+    /// The length of the body; `None` when it comes in chunks.
+    pub fn body_bytes(&self) -> Option<usize> {
+        match self.framing {
+            Framing::Length(bytes) => Some(bytes),
+            Framing::Chunked => None,
+        }
+    }
+
+    /// The request, given its body.
+    pub fn request(&self, body: &'b [u8]) -> Request<'b> {
+        Request {
+            method: self.method,
+            version: self.version,
+            keep_alive: self.keep_alive,
+            path: path_or_root(&self.target[self.parts.path.clone()]),
+            query: &self.target[self.parts.query.clone()],
+            form: if self.is_form { body } else { &[] },
+        }
+    }
+}
+
+/// Only a URL has no path, as in `http://host?query`.
+fn path_or_root(path: &str) -> &str {
+    if path.is_empty() { "/" } else { path }
+}
+
+impl Head {
+    fn keep_target(&mut self, target_start: usize, target: Target) {
+        let offset = |index| (target_start + index) as u16;
+        self.path_start = offset(target.path.start);
+        self.path_end = offset(target.path.end);
+        self.query_start = offset(target.query.start);
+        self.query_end = offset(target.query.end);
+    }
+}
+
+/// Checks the version at the end of a request line. Minor versions above 1 mean what 1.1 means and are made that,
+/// because `httparse` knows no other.
+fn settle_version(line: &mut [u8]) -> Result<(), Reject> {
+    match line.last_chunk_mut() {
+        Some([b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            *minor = (*minor).min(b'1');
+            if *major == b'1' { Ok(()) } else { Err(Reject::BAD_VERSION) }
+        }
+        _ => Err(Reject::BAD_REQUEST_LINE),
+    }
+}
+
+fn method_named(name: &str) -> Result<Method, Reject> {
+    match name {
+        "GET" => Ok(Method::Get),
+        "HEAD" => Ok(Method::Head),
+        "POST" => Ok(Method::Post),
+        "OPTIONS" => Ok(Method::Options),
+        "PUT" | "DELETE" | "PATCH" | "TRACE" | "CONNECT" => Ok(Method::Other),
+        _ => Err(Reject::UNKNOWN_METHOD),
+    }
+}
+
+/// Where a request target has its path and query.
+struct Target {
+    path: Range<usize>,
+    query: Range<usize>,
+}
+
+/// Takes apart each form of target that RFC 9112 section 3.2 gives the method.
+fn split_target(method: &str, target: &[u8]) -> Result<Target, Reject> {
+    let end = target.len();
+    let whole = Target { path: 0..end, query: end..end };
+    match (method, target) {
+        ("OPTIONS", b"*") => return Ok(whole),
+        ("CONNECT", _) if is_authority(target) => return Ok(whole),
+        ("CONNECT", _) => return Err(Reject::BAD_TARGET),
+        _ => {}
+    }
+    let path_start = path_start(target)?;
+    let path_end = memchr(b'?', target).unwrap_or(end);
+    let query_start = end.min(path_end + 1);
+    if is_made_of(PATH, &target[path_start..path_end]) && is_made_of(QUERY, &target[query_start..]) {
+        Ok(Target { path: path_start..path_end, query: query_start..end })
+    } else {
+        Err(Reject::BAD_TARGET)
+    }
+}
+
+/// Where the path starts: at once, or behind the authority of a URL, where it may be missing.
+fn path_start(target: &[u8]) -> Result<usize, Reject> {
+    const SCHEME: &[u8] = b"http://";
+    if target.starts_with(b"/") {
+        return Ok(0);
+    }
+    let (scheme, rest) = target.split_at_checked(SCHEME.len()).ok_or(Reject::BAD_TARGET)?;
+    let authority_bytes = memchr2(b'/', b'?', rest).unwrap_or(rest.len());
+    if scheme.eq_ignore_ascii_case(SCHEME) && is_authority(&rest[..authority_bytes]) {
+        Ok(SCHEME.len() + authority_bytes)
+    } else {
+        Err(Reject::BAD_TARGET)
+    }
+}
+
+/// Whether `text` is `host[:port]` with a host: a name, an IPv4 address, or an IP literal in brackets.
+fn is_authority(text: &[u8]) -> bool {
+    let port_digits = text.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let before_port = text[..text.len() - port_digits].strip_suffix(b":");
+    match before_port.unwrap_or(text) {
+        [] | [b'[', b']'] => false,
+        [b'[', literal @ .., b']'] => is_made_of(IP_LITERAL, literal),
+        name => is_made_of(HOST, name),
+    }
+}
+
+/// How a body's end is found.
+enum Framing {
+    /// After so many bytes.
+    Length(usize),
+    Chunked,
+}
+
+/// The header fields that change how a request is served.
+#[derive(Default)]
+struct Fields<'b> {
+    host: Option<&'b [u8]>,
+    content_length: Option<&'b [u8]>,
+    content_type: Option<&'b [u8]>,
+    transfer_encoding: Option<&'b [u8]>,
+    expect: Option<&'b [u8]>,
+    close: bool,
+    persist: bool,
+}
+
+impl<'b> Fields<'b> {
+    fn add(&mut self, name: &str, value: &'b [u8]) -> Result<(), Reject> {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        // Most names are of no interest, and their length alone tells.
+        let slot = match name.len() {
+            4 if is("Host") => &mut self.host,
+            6 if is("Expect") => &mut self.expect,
+            10 if is("Connection") => {
+                self.add_connection_options(value);
+                return Ok(());
+            }
+            12 if is("Content-Type") => &mut self.content_type,
+            14 if is("Content-Length") => &mut self.content_length,
+            17 if is("Transfer-Encoding") => &mut self.transfer_encoding,
+            _ => return Ok(()),
+        };
+        match slot.replace(value) {
+            None => Ok(()),
+            Some(_) => Err(Reject::REPEATED),
+        }
+    }
+
+    fn add_connection_options(&mut self, value: &[u8]) {
+        for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.persist |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    fn check_host(&self, version: Version) -> Result<(), Reject> {
+        match self.host {
+            Some(host) if is_authority(host) => Ok(()),
+            Some(_) => Err(Reject::BAD_HOST),
+            None if version == Version::Http10 => Ok(()),
+            None => Err(Reject::NO_HOST),
+        }
+    }
+
+    fn keep_alive(&self, version: Version) -> bool {
+        !self.close && (self.persist || version == Version::Http11)
+    }
+
+    fn is_form(&self) -> bool {
+        let media_type = self.content_type.unwrap_or_default().split(|&byte| byte == b';').next();
+        media_type
+            .is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(b"application/x-www-form-urlencoded"))
+    }
+
+    /// Exactly one way to find the body's end, or none of it is trusted: request smuggling lives on the difference.
+    fn framing(&self, version: Version) -> Result<Framing, Reject> {
+        match (self.transfer_encoding, self.content_length) {
+            (None, None) => Ok(Framing::Length(0)),
+            (None, Some(length)) => body_bytes(length).map(Framing::Length),
+            (Some(coding), None) if version == Version::Http11 && coding.eq_ignore_ascii_case(b"chunked") => {
+                Ok(Framing::Chunked)
+            }
+            _ => Err(Reject::BAD_CODING),
+        }
+    }
+
+    fn expects_continue(&self, version: Version) -> Result<bool, Reject> {
+        match self.expect {
+            Some(value) if version == Version::Http11 => {
+                if value.eq_ignore_ascii_case(b"100-continue") {
+                    Ok(true)
+                } else {
+                    Err(Reject::BAD_EXPECTATION)
+                }
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+/// The value of a Content-Length.
+fn body_bytes(value: &[u8]) -> Result<usize, Reject> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Reject::BAD_LENGTH);
+    }
+    let add_digit = |bytes: usize, digit: &u8| bytes.saturating_mul(10).saturating_add((digit - b'0').into());
+    match value.iter().fold(0, add_digit) {
+        bytes @ ..=BODY_BYTES_MAX => Ok(bytes),
+        _ => Err(Reject::LONG_BODY),
+    }
+}
+
+/// The size in a chunk's first line. Extensions are skipped.
+fn chunk_bytes(line: &[u8]) -> Result<usize, Reject> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let (size, extensions) = line.split_at(digits);
+    let has_extensions = extensions.trim_ascii_start().starts_with(b";");
+    let is_sound = (extensions.is_empty() || has_extensions) && !extensions.iter().any(is_control);
+    if !(1..=CHUNK_SIZE_DIGITS_MAX).contains(&digits) || !is_sound {
+        return Err(Reject::BAD_CHUNK);
+    }
+    let values = size.iter().filter_map(|&digit| hex_value(digit));
+    match values.fold(0, |bytes: usize, value| bytes.saturating_mul(16) | usize::from(value)) {
+        bytes @ ..=BODY_BYTES_MAX => Ok(bytes),
+        _ => Err(Reject::LONG_BODY),
+    }
+}
+
+fn is_control(byte: &u8) -> bool {
+    byte.is_ascii_control() && *byte != b'\t'
+}
+
+const HOST: u8 = 1;
+const IP_LITERAL: u8 = 2;
+const PATH: u8 = 4;
+const QUERY: u8 = 8;
+/// Every byte but `%`, which promises two hexadecimal digits.
+const LITERAL: u8 = 16;
+
+/// Where a byte may stand, by RFC 3986. The query also takes what browsers and `curl` send as it is.
+const fn classes_of(byte: u8) -> u8 {
+    match byte {
+        b'%' => HOST | PATH | QUERY,
+        b'A'..=b'Z'
+        | b'a'..=b'z'
+        | b'0'..=b'9'
+        | b'-'
+        | b'.'
+        | b'_'
+        | b'~'
+        | b'!'
+        | b'$'
+        | b'&'
+        | b'\''
+        | b'('
+        | b')'
+        | b'*'
+        | b'+'
+        | b','
+        | b';'
+        | b'=' => LITERAL | HOST | IP_LITERAL | PATH | QUERY,
+        b':' => LITERAL | IP_LITERAL | PATH | QUERY,
+        b'@' | b'/' => LITERAL | PATH | QUERY,
+        b'?' | b'[' | b']' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | 0x80.. => LITERAL | QUERY,
+        _ => LITERAL,
+    }
+}
+
+static CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0;
+    while byte < classes.len() {
+        classes[byte] = classes_of(byte as u8);
+        byte += 1;
+    }
+    classes
+};
+
+/// Whether every byte of `text` is of the class, and every `%` starts an encoded byte.
+fn is_made_of(class: u8, text: &[u8]) -> bool {
+    let common = text.iter().fold(u8::MAX, |common, &byte| common & CLASSES[usize::from(byte)]);
+    common & class != 0 && (common & LITERAL != 0 || is_encoded_well(text))
+}
+
+fn is_encoded_well(text: &[u8]) -> bool {
+    memchr_iter(b'%', text).all(|percent| encoded_byte(&text[percent + 1..]).is_some())
+}
+
+/// The byte that two hexadecimal digits at the start of `text` stand for.
+fn encoded_byte(text: &[u8]) -> Option<u8> {
+    let [high, low, ..] = *text else { return None };
+    Some(hex_value(high)? << 4 | hex_value(low)?)
+}
+
+fn hex_value(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).map(|value| value as u8)
+}
+
+/// A `%` that two hexadecimal digits do not follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("'%' must be followed by two hexadecimal digits")]
+pub struct BadEncoding;
+
+/// The first value of a parameter in `pairs`, which is `application/x-www-form-urlencoded`: a [`Request::query`] or
+/// [`Request::form`]. Decoded, it is any bytes; a name without `=` has the empty value.
+///
+/// # Errors
+/// The value, or a name before it, is not well-formed. What follows is not looked at.
+pub fn parameter<'a>(pairs: &'a [u8], name: &str) -> Result<Option<Cow<'a, [u8]>>, BadEncoding> {
+    for pair in pairs.split(|&byte| byte == b'&') {
+        let name_bytes = memchr(b'=', pair).unwrap_or(pair.len());
+        let (found, wanted) = (&pair[..name_bytes], name.as_bytes());
+        if found == wanted || *decode(found)? == *wanted {
+            return decode(pair.get(name_bytes + 1..).unwrap_or_default()).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn decode(text: &[u8]) -> Result<Cow<'_, [u8]>, BadEncoding> {
+    if memchr2(b'%', b'+', text).is_none() {
+        return Ok(Cow::Borrowed(text));
+    }
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [byte, tail @ ..] = rest {
+        rest = tail;
+        decoded.push(match byte {
+            b'%' => {
+                rest = &tail[tail.len().min(2)..];
+                encoded_byte(tail).ok_or(BadEncoding)?
+            }
+            b'+' => b' ',
+            literal => *literal,
+        });
+    }
+    Ok(Cow::Owned(decoded))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    struct Owned {
+        method: Method,
+        version: Version,
+        keep_alive: bool,
+        path: String,
+        query: String,
+        form: Vec<u8>,
+    }
+
+    impl From<Request<'_>> for Owned {
+        fn from(request: Request) -> Owned {
+            Owned {
+                method: request.method,
+                version: request.version,
+                keep_alive: request.keep_alive,
+                path: request.path.to_owned(),
+                query: request.query.to_owned(),
+                form: request.form.to_owned(),
+            }
+        }
+    }
+
+    /// A connection that receives, parses and consumes.
+    #[derive(Default)]
+    struct Connection {
+        parser: Parser,
+        buf: Vec<u8>,
+        requests: Vec<Owned>,
+        continues: usize,
+        reject: Option<Reject>,
+    }
+
+    impl Connection {
+        fn receive(&mut self, piece: &[u8]) {
+            self.buf.extend_from_slice(piece);
+            while self.reject.is_none() {
+                match self.parser.parse(&mut self.buf) {
+                    Ok(Parsed::Complete { request, consumed }) => {
+                        self.requests.push(request.into());
+                        self.buf.drain(..consumed);
+                    }
+                    Ok(Parsed::Partial { expects_continue }) => {
+                        self.continues += usize::from(expects_continue);
+                        assert!(self.buf.len() < REQUEST_BYTES_MAX, "asks for more than fits");
+                        return;
+                    }
+                    Err(reject) => self.reject = Some(reject),
+                }
+            }
+        }
+    }
+
+    fn receive_all<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Connection {
+        let mut connection = Connection::default();
+        for piece in pieces {
+            connection.receive(piece);
+        }
+        connection
+    }
+
+    /// The one request in `bytes`, the same whether they arrive at once or one by one.
+    #[track_caller]
+    fn parse(bytes: impl AsRef<[u8]>) -> Result<Owned, Reject> {
+        let bytes = bytes.as_ref();
+        let at_once = receive_all([bytes]);
+        let one_by_one = receive_all(bytes.chunks(1));
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
+        assert_eq!(at_once.requests, one_by_one.requests, "{text}");
+        assert_eq!(at_once.reject, one_by_one.reject, "{text}");
+        match (at_once.reject, at_once.requests.as_slice()) {
+            (Some(reject), []) => Err(reject),
+            (None, [request]) if at_once.buf.is_empty() => Ok(request.clone()),
+            other => panic!("not one request: {text:?} gives {other:?}, {} bytes left", at_once.buf.len()),
+        }
+    }
+
+    #[track_caller]
+    fn status(bytes: impl AsRef<[u8]>) -> u16 {
+        match parse(bytes) {
+            Ok(request) => panic!("accepted: {request:?}"),
+            Err(reject) => reject.status,
+        }
+    }
+
+    fn get(target: &str) -> String {
+        format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n")
+    }
+
+    /// A GET with more header lines, each ended by CRLF.
+    fn with_headers(version: &str, headers: &str) -> String {
+        format!("GET / {version}\r\nHost: h\r\n{headers}\r\n")
+    }
+
+    fn chunked(body: &str) -> String {
+        let form = "Content-Type: application/x-www-form-urlencoded";
+        format!("POST / HTTP/1.1\r\nHost: h\r\n{form}\r\nTransfer-Encoding: chunked\r\n\r\n{body}")
+    }
+
+    #[test]
+    fn a_request_is_taken_apart() {
+        let request =
+            parse("GET /alloc?app_tag=test&n=2?3 HTTP/1.1\r\nHost: localhost:8880\r\n\r\n").unwrap();
+        let expected = Owned {
+            method: Method::Get,
+            version: Version::Http11,
+            keep_alive: true,
+            path: "/alloc".into(),
+            query: "app_tag=test&n=2?3".into(),
+            form: vec![],
+        };
+        assert_eq!(request, expected);
+    }
+
+    #[test]
+    fn methods_are_known_by_their_exact_name() {
+        let method =
+            |name| parse(format!("{name} / HTTP/1.1\r\nHost: h\r\n\r\n")).map(|request| request.method);
+        assert_eq!(method("GET"), Ok(Method::Get));
+        assert_eq!(method("HEAD"), Ok(Method::Head));
+        assert_eq!(method("POST"), Ok(Method::Post));
+        assert_eq!(method("OPTIONS"), Ok(Method::Options));
+        for other in ["PUT", "DELETE", "PATCH", "TRACE"] {
+            assert_eq!(method(other), Ok(Method::Other), "{other}");
+        }
+        for unknown in ["get", "Get", "GETS", "M-SEARCH", "G!"] {
+            assert_eq!(method(unknown), Err(Reject::UNKNOWN_METHOD), "{unknown}");
+        }
+        for malformed in ["", " GET", "G(T", "G\tT", "G\u{e9}T"] {
+            assert_eq!(method(malformed), Err(Reject::BAD_REQUEST_LINE), "{malformed}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_target_is_understood() {
+        for (method, target, path, query) in [
+            ("GET", "/", "/", ""),
+            ("GET", "/?", "/", ""),
+            ("GET", "//a/../b;v=1", "//a/../b;v=1", ""),
+            ("GET", "/a%2Fb?c=%e8%Ae%a2", "/a%2Fb", "c=%e8%Ae%a2"),
+            ("GET", "/?tag=订单&x=[{|}]^`\\", "/", "tag=订单&x=[{|}]^`\\"),
+            ("GET", "http://h:80/p?q", "/p", "q"),
+            ("GET", "HTTP://[::1]:8880/p", "/p", ""),
+            ("GET", "http://h", "/", ""),
+            ("GET", "http://h?q/?", "/", "q/?"),
+            ("OPTIONS", "*", "*", ""),
+            ("OPTIONS", "/p", "/p", ""),
+            ("CONNECT", "h:443", "h:443", ""),
+        ] {
+            let request = parse(format!("{method} {target} HTTP/1.1\r\nHost: h\r\n\r\n")).unwrap();
+            assert_eq!((request.path.as_str(), request.query.as_str()), (path, query), "{target}");
+        }
+    }
+
+    #[test]
+    fn malformed_targets_are_rejected() {
+        let targets = [
+            "",
+            "*",
+            "p",
+            "?q",
+            "h:443",
+            "//h\"",
+            "/#f",
+            "/?q#f",
+            "/%",
+            "/%4",
+            "/%4g",
+            "/%%41",
+            "/?%zz",
+            "/?a=%e",
+            "/a b",
+            "/ ",
+            "/\t",
+            "/\u{7f}",
+            "/?\u{1}",
+            "/\u{8ba2}",
+            "/?<",
+            "/|",
+            "http:/p",
+            "http://",
+            "http:///p",
+            "http://u@h/",
+            "http://h:p/",
+            "http://h\\/",
+            "https://h/",
+            "ftps://h/",
+        ];
+        for target in targets {
+            assert_eq!(status(get(target)), 400, "{target}");
+        }
+        assert_eq!(status(b"GET /?\xe8\xae HTTP/1.1\r\nHost: h\r\n\r\n"), 400, "not UTF-8");
+        assert_eq!(status("CONNECT /p HTTP/1.1\r\nHost: h\r\n\r\n"), 400);
+    }
+
+    #[test]
+    fn later_minor_versions_are_1_1_and_other_majors_are_not_served() {
+        let version = |text| parse(with_headers(text, "")).map(|request| request.version);
+        assert_eq!(version("HTTP/1.0"), Ok(Version::Http10));
+        for text in ["HTTP/1.1", "HTTP/1.2", "HTTP/1.9"] {
+            assert_eq!(version(text), Ok(Version::Http11), "{text}");
+        }
+        for text in ["HTTP/2.0", "HTTP/0.9", "HTTP/3.1"] {
+            assert_eq!(version(text), Err(Reject::BAD_VERSION), "{text}");
+        }
+        for text in [
+            "http/1.1",
+            "HTTP/1",
+            "HTTP/1.10",
+            "HTTP/11.1",
+            "HTTP/1,1",
+            "HTTP/1.x",
+            "HTTP/x.1",
+            "HTTP/1.1 ",
+            " HTTP/1.1",
+            "",
+        ] {
+            assert_eq!(version(text), Err(Reject::BAD_REQUEST_LINE), "{text}");
+        }
+        assert_eq!(status("GET /\r\n\r\n"), 400);
+        assert_eq!(status("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), 505);
+    }
+
+    #[test]
+    fn a_line_ends_with_crlf_and_anything_else_is_rejected_at_once() {
+        for bytes in [
+            "\n",
+            "GET / HTTP/1.1\n",
+            "GET / HTTP/1.1\r\nHost: h\n",
+            "GET / HTTP/1.1\r\nHost: h\r\n\n",
+            "GET / HTTP/1.1\r\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\n\r\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\rX: y\r\n\r\n",
+        ] {
+            assert_eq!(status(bytes), 400, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn header_lines_are_strict() {
+        for line in [
+            "Name : v",
+            " Name: v",
+            "\tName: v",
+            "Na me: v",
+            ": v",
+            "Name",
+            "N\u{e9}: v",
+            "Name: a\0b",
+            "Name: a\u{1}b",
+            "Name: a\u{7f}b",
+            "Name: a\r\n folded",
+            "Name:\r\n\tfolded",
+        ] {
+            assert_eq!(status(with_headers("HTTP/1.1", &format!("{line}\r\n"))), 400, "{line:?}");
+        }
+        for line in ["Name:", "Name:v", "Name: \t v \t ", "!#$%&'*+-.^_`|~09az: \"v\t\u{e9}\""] {
+            assert!(parse(with_headers("HTTP/1.1", &format!("{line}\r\n"))).is_ok(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn empty_lines_before_a_request_are_few() {
+        let after = |lines| "\r\n".repeat(lines) + &get("/p?q");
+        let request = parse(after(4)).unwrap();
+        assert_eq!((request.path.as_str(), request.query.as_str()), ("/p", "q"));
+        assert_eq!(parse(after(5)), Err(Reject::EMPTY_LINES));
+    }
+
+    #[test]
+    fn the_request_line_is_bounded() {
+        let line_of = |bytes: usize| get(&format!("/{}", "p".repeat(bytes - "GET / HTTP/1.1".len())));
+        assert!(parse(line_of(REQUEST_LINE_BYTES_MAX)).is_ok());
+        assert_eq!(status(line_of(REQUEST_LINE_BYTES_MAX + 1)), 414);
+        assert_eq!(status("x".repeat(REQUEST_LINE_BYTES_MAX + 2)), 414, "without its end");
+        assert!(receive_all(["x".repeat(REQUEST_LINE_BYTES_MAX + 1).as_bytes()]).reject.is_none());
+    }
+
+    #[test]
+    fn the_header_section_is_bounded() {
+        let section_of = |bytes: usize| {
+            let value = "v".repeat(bytes - "Host: h\r\nX: \r\n\r\n".len());
+            with_headers("HTTP/1.1", &format!("X: {value}\r\n"))
+        };
+        assert!(parse(section_of(HEADERS_BYTES_MAX)).is_ok());
+        assert_eq!(status(section_of(HEADERS_BYTES_MAX + 1)), 431);
+        let endless = format!("GET / HTTP/1.1\r\n{}", "x".repeat(HEADERS_BYTES_MAX));
+        assert_eq!(status(&endless), 431, "without its end");
+        assert!(receive_all([&endless.as_bytes()[..endless.len() - 1]]).reject.is_none());
+
+        assert!(parse(with_headers("HTTP/1.1", &"X: y\r\n".repeat(HEADER_FIELDS_MAX - 1))).is_ok());
+        assert_eq!(status(with_headers("HTTP/1.1", &"X: y\r\n".repeat(HEADER_FIELDS_MAX))), 431);
+    }
+
+    #[test]
+    fn host_is_needed_once_and_well_formed() {
+        let host = |value: &str| parse(format!("GET / HTTP/1.1\r\nHost: {value}\r\n\r\n")).map(|_| ());
+        for value in
+            ["h", "h:", "h:80", "1.2.3.4:80", "80", "[::1]", "[fe80::1]:80", "a-b_c.d~e%41!$&'()*+,;="]
+        {
+            assert_eq!(host(value), Ok(()), "{value}");
+        }
+        for value in [
+            "", ":80", "h:p", "h:80:80", "::1", "[]", "[::1", "::1]", "[::1]x", "[%31]", "u@h", "h/p", "h h",
+            "h%4", "é", "http://h",
+        ] {
+            assert_eq!(host(value), Err(Reject::BAD_HOST), "{value}");
+        }
+        assert_eq!(parse("GET / HTTP/1.1\r\n\r\n"), Err(Reject::NO_HOST));
+        assert_eq!(parse("GET http://h/ HTTP/1.1\r\n\r\n"), Err(Reject::NO_HOST));
+        assert!(parse("GET / HTTP/1.0\r\n\r\n").is_ok());
+        assert_eq!(parse("GET / HTTP/1.0\r\nHost: a b\r\n\r\n"), Err(Reject::BAD_HOST));
+        for version in ["HTTP/1.0", "HTTP/1.1"] {
+            assert_eq!(parse(with_headers(version, "hOST: h\r\n")), Err(Reject::REPEATED));
+        }
+    }
+
+    #[test]
+    fn a_body_is_as_long_as_content_length_says() {
+        let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+        let post = |length: &str, body: &str| {
+            parse(format!("POST / HTTP/1.1\r\nHost: h\r\n{form}content-LENGTH: {length}\r\n\r\n{body}"))
+        };
+        assert_eq!(post("4", "a=bc").unwrap().form, b"a=bc");
+        assert_eq!(post("0004", "a=bc").unwrap().form, b"a=bc");
+        assert_eq!(post("0", "").unwrap().form, b"");
+        let longest = "x".repeat(BODY_BYTES_MAX);
+        assert_eq!(post(&longest.len().to_string(), &longest).unwrap().form, longest.as_bytes());
+        for length in ["65537", "18446744073709551620", "99999999999999999999999999"] {
+            assert_eq!(post(length, ""), Err(Reject::LONG_BODY), "{length}");
+        }
+        for length in ["", "+4", "-4", "4,4", "4, 4", "4 4", "0x4", "4.", "٤"] {
+            assert_eq!(post(length, ""), Err(Reject::BAD_LENGTH), "{length}");
+        }
+        for second in ["4", "5"] {
+            assert_eq!(post(&format!("4\r\nContent-Length: {second}"), ""), Err(Reject::REPEATED));
+        }
+        assert_eq!(
+            parse(format!("POST / HTTP/1.1\r\nHost: h\r\n{form}\r\n")).unwrap().form,
+            b"",
+            "no length"
+        );
+    }
+
+    #[test]
+    fn every_body_is_consumed_and_only_a_posted_form_is_kept() {
+        let form = |method: &str, content_type: &str| {
+            let head = format!("{method} / HTTP/1.1\r\nHost: h\r\n{content_type}Content-Length: 3");
+            parse(format!("{head}\r\n\r\na=b")).map(|request| request.form)
+        };
+        for content_type in [
+            "Content-Type: application/x-www-form-urlencoded\r\n",
+            "content-type:APPLICATION/X-WWW-Form-Urlencoded ; charset=UTF-8\r\n",
+        ] {
+            assert_eq!(form("POST", content_type), Ok(b"a=b".to_vec()), "{content_type}");
+            assert_eq!(form("GET", content_type), Ok(vec![]), "{content_type}");
+        }
+        for content_type in ["", "Content-Type:\r\n", "Content-Type: application/json\r\n"] {
+            assert_eq!(form("POST", content_type), Ok(vec![]), "{content_type}");
+        }
+        let twice = "Content-Type: a/b\r\n".repeat(2);
+        assert_eq!(form("POST", &twice), Err(Reject::REPEATED));
+    }
+
+    #[test]
+    fn only_chunked_alone_in_1_1_frames_a_body() {
+        let framing =
+            |version, headers: &str| parse(with_headers(version, headers) + "0\r\n\r\n").map(|_| ());
+        assert_eq!(framing("HTTP/1.1", "transfer-encoding: \t Chunked \t\r\n"), Ok(()));
+        for (version, headers) in [
+            ("HTTP/1.0", "Transfer-Encoding: chunked\r\n"),
+            ("HTTP/1.1", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"),
+            ("HTTP/1.1", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
+            ("HTTP/1.1", "Transfer-Encoding: \r\n"),
+            ("HTTP/1.1", "Transfer-Encoding: gzip\r\n"),
+            ("HTTP/1.1", "Transfer-Encoding: identity\r\n"),
+            ("HTTP/1.1", "Transfer-Encoding: gzip, chunked\r\n"),
+            ("HTTP/1.1", "Transfer-Encoding: chunked, chunked\r\n"),
+            ("HTTP/1.1", "Transfer-Encoding: chunked;q=1\r\n"),
+            ("HTTP/1.1", "Transfer-Encoding: \u{b}chunked\r\n"),
+            ("HTTP/1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
+        ] {
+            assert_eq!(framing(version, headers).map_err(|reject| reject.status), Err(400), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn chunks_are_joined() {
+        let body = "3\r\na=b\r\n00A;x=\"y\tz\";é \r\n0123456789\r\n1 ;x\r\n\n\r\n000;last\r\n";
+        for trailers in ["\r\n", "X: y\r\nContent-Length: 7\r\n\r\n"] {
+            let request = parse(chunked(&format!("{body}{trailers}"))).unwrap();
+            assert_eq!(request.form, b"a=b0123456789\n");
+        }
+    }
+
+    #[test]
+    fn malformed_chunks_and_trailers_are_rejected() {
+        let long_extension = format!("1;{}\r\n", "x".repeat(CHUNK_LINE_BYTES_MAX - 1));
+        for body in [
+            "\r\n",
+            "g\r\n",
+            "+1\r\n",
+            "-1\r\n",
+            " 1\r\n",
+            "0x1\r\n",
+            "1 \r\n",
+            "1 x\r\n",
+            ";x\r\n",
+            "1\n",
+            "1\rx\r\n",
+            "1;\0\r\n",
+            "1;a\rb\r\n",
+            "00000000000000001\r\n",
+            "1\r\nab\r\n",
+            "1\r\na\n",
+            "1\r\na\r\r",
+            "2\r\na\r\n0\r\n",
+            &long_extension,
+            "0\r\nX : y\r\n\r\n",
+            "0\r\n X: y\r\n\r\n",
+            "0\r\nX: \0\r\n\r\n",
+            "0\r\nX\r\n\r\n",
+            "0\r\n\n",
+            "0\r\nX: y\n",
+        ] {
+            assert_eq!(status(chunked(body)), 400, "{body:?}");
+        }
+        let longest_extension = format!("1;{}\r\na\r\n0\r\n\r\n", "x".repeat(CHUNK_LINE_BYTES_MAX - 2));
+        assert_eq!(parse(chunked(&longest_extension)).unwrap().form, b"a");
+    }
+
+    #[test]
+    fn chunked_bodies_are_bounded() {
+        let half = format!("8000\r\n{}\r\n", "x".repeat(BODY_BYTES_MAX / 2));
+        assert_eq!(parse(chunked(&format!("{half}{half}0\r\n\r\n"))).unwrap().form.len(), BODY_BYTES_MAX);
+        for more in ["1\r\n", "10000\r\n", "ffffffffffffffff\r\n"] {
+            assert_eq!(parse(chunked(&format!("{half}{half}{more}"))), Err(Reject::LONG_BODY), "{more}");
+        }
+        assert_eq!(parse(chunked("10001\r\n")), Err(Reject::LONG_BODY));
+        assert_eq!(parse(chunked(&"1\r\nx\r\n".repeat(BODY_BYTES_MAX))), Err(Reject::LONG_CHUNKS));
+        let trailers =
+            |bytes: usize| chunked(&format!("0\r\nX: {}\r\n\r\n", "y".repeat(bytes - "X: \r\n\r\n".len())));
+        assert!(parse(trailers(HEADERS_BYTES_MAX)).is_ok());
+        assert_eq!(status(trailers(HEADERS_BYTES_MAX + 1)), 431);
+        assert_eq!(status(chunked(&format!("0\r\n{}\r\n", "X: y\r\n".repeat(HEADER_FIELDS_MAX + 1)))), 431);
+    }
+
+    /// `Connection::receive` checks that no more is asked for than fits.
+    #[test]
+    fn the_largest_request_fits_the_buffer() {
+        let target = "p".repeat(REQUEST_LINE_BYTES_MAX - "POST / HTTP/1.1".len());
+        let headers = "Host: h\r\nTransfer-Encoding: chunked\r\nX: \r\n\r\n";
+        let value = "v".repeat(HEADERS_BYTES_MAX - headers.len());
+        let mut largest = format!("{}POST /{target} HTTP/1.1\r\n", "\r\n".repeat(EMPTY_LINES_MAX));
+        largest += &headers.replace("X: ", &format!("X: {value}"));
+        let body_start = largest.len();
+        let chunk = format!("1;{}\r\nx\r\n", "e".repeat(CHUNK_LINE_BYTES_MAX - 2));
+        while largest.len() + chunk.len() + "0\r\n".len() <= body_start + CHUNKS_BYTES_MAX {
+            largest += &chunk;
+        }
+        largest += &format!("0\r\nX: {}\r\n\r\n", "v".repeat(HEADERS_BYTES_MAX - "X: \r\n\r\n".len()));
+        assert!(parse(&largest).is_ok());
+        assert!(REQUEST_BYTES_MAX - largest.len() < chunk.len() + "0\r\n".len() + CRLF.len());
+    }
+
+    /// Garbles all that the parser is done with: had it to look again, it would notice.
+    #[test]
+    fn joined_chunks_are_not_looked_at_again() {
+        let bytes = chunked("5\r\nhello\r\n6;x=y\r\n world\r\n0\r\nX: y\r\n\r\n");
+        let mut parser = Parser::default();
+        let mut buf = Vec::new();
+        for byte in bytes.as_bytes() {
+            buf.push(*byte);
+            let parsed = parser.parse(&mut buf).unwrap();
+            if let Parsed::Complete { request, .. } = parsed {
+                assert_eq!(request.form, b"hello world");
+                return;
+            }
+            if parser.stage == Stage::ChunkData || parser.stage == Stage::ChunkSize {
+                buf[parser.body_end as usize..parser.position as usize].fill(b'\n');
+            }
+        }
+        panic!("incomplete");
+    }
+
+    /// The same for a line whose end is late.
+    #[test]
+    fn the_start_of_a_line_is_not_searched_again() {
+        let mut parser = Parser::default();
+        let mut buf = b"GET / HTTP/1.1\r\nHost: h\r\nX: 123".to_vec();
+        parser.parse(&mut buf).unwrap();
+        *buf.last_mut().unwrap() = b'\n';
+        assert_eq!(parser.parse(&mut buf), Ok(Parsed::Partial { expects_continue: false }));
+    }
+
+    #[test]
+    fn continue_is_due_once_and_only_while_the_client_waits() {
+        let continues = |pieces: &[&str]| {
+            let connection = receive_all(pieces.iter().map(|piece| piece.as_bytes()));
+            assert_eq!((connection.requests.len(), connection.reject), (1, None), "{pieces:?}");
+            connection.continues
+        };
+        let head = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nexpect: 100-Continue\r\n\r\n";
+        assert_eq!(continues(&[head, "a", "b"]), 1);
+        assert_eq!(continues(&[&head[..40], &head[40..], "ab"]), 1);
+        assert_eq!(continues(&[&head[..40], &format!("{}a", &head[40..]), "b"]), 0, "the body is on its way");
+        assert_eq!(continues(&[&format!("{head}ab")]), 0);
+        assert_eq!(continues(&[&head.replace("1.1", "1.0"), "ab"]), 0);
+        assert_eq!(continues(&[&head.replace(": 2", ": 0")]), 0, "no body");
+        let chunked_head = head.replace("Content-Length: 2", "Transfer-Encoding: chunked");
+        assert_eq!(continues(&[&chunked_head, "1", "\r\na\r\n0", "\r\n\r\n"]), 1);
+    }
+
+    #[test]
+    fn other_expectations_fail_in_1_1() {
+        for value in ["", "200-ok", "100-continue, x"] {
+            let headers = format!("Expect: {value}\r\n");
+            assert_eq!(parse(with_headers("HTTP/1.1", &headers)), Err(Reject::BAD_EXPECTATION));
+            assert!(parse(with_headers("HTTP/1.0", &headers)).is_ok());
+        }
+    }
+
+    #[test]
+    fn connection_options_decide_whether_it_is_kept() {
+        for (version, headers, keep_alive) in [
+            ("HTTP/1.1", "", true),
+            ("HTTP/1.1", "Connection: close\r\n", false),
+            ("HTTP/1.1", "connection: Upgrade , CLOSE\r\nUpgrade: h2c\r\n", false),
+            ("HTTP/1.1", "Connection: x\r\nConnection: close\r\n", false),
+            ("HTTP/1.1", "Connection: close, keep-alive\r\n", false),
+            ("HTTP/1.1", "Connection: closed\r\n", true),
+            ("HTTP/1.0", "", false),
+            ("HTTP/1.0", "Connection:,, Keep-Alive\r\n", true),
+            ("HTTP/1.0", "Connection: keep-alive\r\nConnection: close\r\n", false),
+        ] {
+            let request = parse(with_headers(version, headers)).unwrap();
+            assert_eq!(request.keep_alive, keep_alive, "{version} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn pipelined_requests_come_before_a_bad_one() {
+        let bytes =
+            get("/1") + &chunked("1\r\nx\r\n0\r\n\r\n") + "\r\n" + &get("/3") + "bad\r\n" + &get("/4");
+        let connection = receive_all([bytes.as_bytes()]);
+        let paths: Vec<_> = connection.requests.iter().map(|request| request.path.as_str()).collect();
+        assert_eq!(paths, ["/1", "/", "/3"]);
+        assert_eq!(connection.reject, Some(Reject::BAD_REQUEST_LINE));
+    }
+
+    #[test]
+    fn messages_name_the_limits() {
+        for (reject, limit) in [
+            (Reject::EMPTY_LINES, EMPTY_LINES_MAX),
+            (Reject::LONG_REQUEST_LINE, REQUEST_LINE_BYTES_MAX),
+            (Reject::LONG_HEADERS, HEADERS_BYTES_MAX),
+            (Reject::MANY_HEADERS, HEADER_FIELDS_MAX),
+            (Reject::LONG_BODY, BODY_BYTES_MAX),
+        ] {
+            assert!(reject.message.contains(&format!(" {limit} ")), "{reject}");
+        }
+    }
+
+    #[test]
+    fn a_parser_is_small() {
+        assert!(size_of::<Parser>() <= 48, "{} bytes", size_of::<Parser>());
+    }
+
+    #[test]
+    fn the_first_value_of_a_parameter_is_decoded() {
+        let value = |pairs: &'static str, name| {
+            parameter(pairs.as_bytes(), name).map(|value| value.map(|bytes| bytes.into_owned()))
+        };
+        for (pairs, name, expected) in [
+            ("", "a", None),
+            ("b=1&aa=2&a%20=3", "a", None),
+            ("a", "a", Some("")),
+            ("a=", "a", Some("")),
+            ("&&b=2&a=1=2&a=3", "a", Some("1=2")),
+            ("a=+%2b%2B%e8%AE%a2%26", "a", Some(" ++订&")),
+            ("app%5Ftag=x", "app_tag", Some("x")),
+            ("a+b=x", "a b", Some("x")),
+            ("a=1&b=%zz", "a", Some("1")),
+            ("a=订", "a", Some("订")),
+        ] {
+            assert_eq!(value(pairs, name), Ok(expected.map(|text| text.as_bytes().to_vec())), "{pairs}");
+        }
+        for pairs in ["a=%", "a=%4", "a=%g0", "a=%0g", "a=x%+1", "%=1&a=2"] {
+            assert_eq!(value(pairs, "a"), Err(BadEncoding), "{pairs}");
+        }
+        assert!(matches!(parameter(b"a=b", "a"), Ok(Some(Cow::Borrowed(b"b")))));
+    }
+
+    /// Bytes of a valid request, and what it says.
+    fn valid_request() -> impl Strategy<Value = (Vec<u8>, Owned)> {
+        let method = prop::sample::select(
+            &[("GET", Method::Get), ("HEAD", Method::Head), ("POST", Method::Post), ("PUT", Method::Other)][..],
+        );
+        let headers = "(X-[A-Za-z0-9-]{1,9}:[ \t]?[ -~é]{0,30}\r\n){0,4}";
+        let body = prop_oneof![
+            Just((None, vec![])),
+            prop::collection::vec(any::<u8>(), 0..300).prop_map(|body| (None, body)),
+            (1usize..90, prop::collection::vec(any::<u8>(), 0..300))
+                .prop_map(|(bytes, body)| (Some(bytes), body)),
+        ];
+        let target = ("(/[a-z0-9._~-]|/%[0-9A-Fa-f]{2}){1,9}", "[a-z=&+é]{0,20}");
+        (0..3usize, method, target, headers, any::<bool>(), any::<bool>(), body).prop_map(
+            |(empty_lines, (name, method), (path, query), headers, is_form, close, (chunk_bytes, body))| {
+                let mut bytes = "\r\n".repeat(empty_lines).into_bytes();
+                bytes.extend(format!("{name} {path}?{query} HTTP/1.1\r\n{headers}Host: h\r\n").bytes());
+                if is_form {
+                    bytes.extend(b"Content-Type: application/x-www-form-urlencoded\r\n");
+                }
+                if close {
+                    bytes.extend(b"Connection: close\r\n");
+                }
+                match chunk_bytes {
+                    Some(chunk_bytes) => {
+                        bytes.extend(b"Transfer-Encoding: chunked\r\n\r\n");
+                        for chunk in body.chunks(chunk_bytes) {
+                            bytes.extend(format!("{:x}\r\n", chunk.len()).bytes());
+                            bytes.extend(chunk);
+                            bytes.extend(CRLF);
+                        }
+                        bytes.extend(b"0\r\n\r\n");
+                    }
+                    None => {
+                        bytes.extend(format!("Content-Length: {}\r\n\r\n", body.len()).bytes());
+                        bytes.extend(&body);
+                    }
+                }
+                let form = if is_form && method == Method::Post { body } else { vec![] };
+                (bytes, Owned { method, version: Version::Http11, keep_alive: !close, path, query, form })
+            },
+        )
+    }
+
+    /// Bytes that look enough like HTTP to get deep into the parser.
+    fn noise() -> impl Strategy<Value = Vec<u8>> {
+        let fragment = prop_oneof![
+            8 => prop::sample::select(&[
+                "GET /", "POST ", "OPTIONS * ", " HTTP/1.1", " HTTP/1.0\r\n", "\r\n", "\r\n\r\n", "\r", "\n", "Host: h\r\n", ":", " ",
+                "GET / HTTP/1.1\r\nHost: h\r\n", "Content-Length: ", "Transfer-Encoding: chunked\r\n", "Expect: 100-continue\r\n",
+                "Connection: close\r\n", "0\r\n\r\n", "1\r\nx\r\n", "5;x\r\n", "fffffffffffffffff", "%", "?", "http://", "[", "]",
+            ][..]).prop_map(|text| text.as_bytes().to_vec()),
+            1 => prop::collection::vec(any::<u8>(), 0..9),
+        ];
+        prop_oneof![
+            3 => prop::collection::vec(fragment, 0..30).prop_map(|fragments| fragments.concat()),
+            1 => prop::collection::vec(any::<u8>(), 0..300),
+        ]
+    }
+
+    /// `bytes` cut into pieces of these lengths, over and over.
+    fn cut<'b>(mut bytes: &'b [u8], lengths: &[usize]) -> Vec<&'b [u8]> {
+        let mut pieces = Vec::new();
+        for &length in lengths.iter().cycle() {
+            if bytes.is_empty() {
+                break;
+            }
+            let (piece, rest) = bytes.split_at(length.min(bytes.len()));
+            pieces.push(piece);
+            bytes = rest;
+        }
+        pieces
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_mean_the_same_however_they_arrive(
+            bytes in noise(), lengths in prop::collection::vec(1usize..40, 1..9)
+        ) {
+            let at_once = receive_all([&bytes[..]]);
+            let in_pieces = receive_all(cut(&bytes, &lengths));
+            prop_assert_eq!(at_once.requests, in_pieces.requests);
+            prop_assert_eq!(at_once.reject, in_pieces.reject);
+        }
+
+        #[test]
+        fn valid_requests_are_understood_however_they_arrive(
+            sent in prop::collection::vec(valid_request(), 1..5), lengths in prop::collection::vec(1usize..200, 1..9)
+        ) {
+            let (bytes, expected): (Vec<_>, Vec<_>) = sent.into_iter().unzip();
+            let connection = receive_all(cut(&bytes.concat(), &lengths));
+            prop_assert_eq!(connection.requests, expected);
+            prop_assert_eq!(connection.reject, None);
+            prop_assert!(connection.buf.is_empty());
+        }
+
+        #[test]
+        fn any_parameter_is_found_or_refused(pairs in prop::collection::vec(any::<u8>(), 0..50), value in any::<Vec<u8>>()) {
+            let _ = parameter(&pairs, "a");
+            let encoded = percent_encoding::percent_encode(&value, percent_encoding::NON_ALPHANUMERIC);
+            let pairs = format!("b=1&a={encoded}&a=2");
+            prop_assert_eq!(parameter(pairs.as_bytes(), "a").unwrap().unwrap(), value);
+        }
+    }
+}
