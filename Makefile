@@ -1,0 +1,35 @@
+# The commands of this project. `make check` is what CI runs.
+
+.PHONY: build run test check lint loom deps bench clean
+
+build:
+	cargo build --release
+
+run:
+	cargo run --release
+
+# What the tests need and cargo does not bring.
+deps:
+	sh tests/install-deps.sh
+
+test: deps
+	cargo test --locked --all-targets
+	cargo test --locked --doc
+	$(MAKE) loom
+
+# Every interleaving of a few threads on a segment and on a tag.
+loom:
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --locked --release --lib loom_tests
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+check: lint test
+
+bench:
+	cargo bench --locked
+
+clean:
+	cargo clean

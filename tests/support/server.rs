@@ -1,0 +1,284 @@
+//! The real program on a free port, and a small HTTP client for it.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long anything may take that a test waits for.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One idalloc process. Dropping it kills it.
+pub struct Server {
+    child: Child,
+    port: u16,
+    log: Receiver<String>,
+    _dir: TempDir,
+}
+
+/// How to start a [`Server`].
+pub struct Setup {
+    keys: serde_json::Map<String, Value>,
+}
+
+impl Setup {
+    /// A server on this store.
+    pub fn on(dsn: &str) -> Setup {
+        let mut keys = serde_json::Map::new();
+        keys.insert("DSN".into(), dsn.into());
+        keys.insert("HttpPort".into(), 0.into());
+        keys.insert("HttpHost".into(), "127.0.0.1".into());
+        keys.insert("Workers".into(), 2.into());
+        Setup { keys }
+    }
+
+    /// The embedded store, in this file.
+    pub fn embedded(file: &Path) -> Setup {
+        Setup::on(&format!("sqlite:{}", file.display()))
+    }
+
+    /// With this key of config.json.
+    pub fn key(mut self, name: &str, value: impl Into<Value>) -> Setup {
+        self.keys.insert(name.into(), value.into());
+        self
+    }
+
+    /// Starts it, and waits until it listens.
+    pub fn start(self) -> Server {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = dir.path().join("config.json");
+        std::fs::write(&config, json!(self.keys).to_string()).expect("write the configuration");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_idalloc"))
+            .arg("--config")
+            .arg(&config)
+            .current_dir(dir.path())
+            .env_remove("IDALLOC_DSN")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start idalloc");
+        let log = follow(child.stderr.take().expect("its log"));
+        let mut started = String::new();
+        let mut output = BufReader::new(child.stdout.take().expect("its output"));
+        output.read_line(&mut started).expect("its first line");
+        let port =
+            started.trim().strip_prefix("server started at: localhost:").and_then(|port| port.parse().ok());
+        let Some(port) = port else {
+            panic!("not started: {started:?}; log: {:?}", log.iter().collect::<Vec<_>>());
+        };
+        Server { child, port, log, _dir: dir }
+    }
+}
+
+fn follow(log: ChildStderr) -> Receiver<String> {
+    let (lines, received) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(log).lines().map_while(Result::ok) {
+            if lines.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    received
+}
+
+impl Server {
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A connection of its own.
+    pub fn connect(&self) -> Client {
+        Client::connect(self.port)
+    }
+
+    /// One GET on a connection of its own.
+    pub fn get(&self, target: &str) -> Response {
+        self.connect().get(target)
+    }
+
+    /// The status and body of one GET, to compare with what was expected.
+    pub fn ask(&self, target: &str) -> (u16, String) {
+        let response = self.get(target);
+        (response.status, response.body)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        let pid = libc::pid_t::try_from(self.child.id()).expect("a pid");
+        // SAFETY: `kill` touches no memory; the process is a child that was not waited for, so the pid is its own.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "the signal is sent");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("its status") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "idalloc does not end");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits for a log line that holds `text`, and returns it.
+    pub fn await_log(&self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        while let Ok(line) = self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            if line.contains(text) {
+                return line;
+            }
+        }
+        panic!("no line of the log holds {text:?}");
+    }
+
+    /// The rest of the log, when the process has ended.
+    pub fn rest_of_log(&self) -> Vec<String> {
+        self.log.iter().collect()
+    }
+
+    /// Waits until a GET is answered with this status.
+    pub fn await_status(&self, target: &str, status: u16) -> Response {
+        let mut client = self.connect();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let response = client.get(target);
+            if response.status == status {
+                return response;
+            }
+            assert!(Instant::now() < deadline, "{target} stays at {}: {}", response.status, response.body);
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the log of idalloc, {:?}:", self.child.try_wait());
+            self.log.try_iter().for_each(|line| eprintln!("  {line}"));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One keep-alive connection.
+pub struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    /// By lower-case name.
+    pub headers: HashMap<String, String>,
+    pub body: String,
+}
+
+impl Response {
+    /// The one ID of the body.
+    pub fn id(&self) -> i64 {
+        self.json()["id"].as_i64().unwrap_or_else(|| panic!("no ID: {self:?}"))
+    }
+
+    /// The IDs of a batch.
+    pub fn ids(&self) -> Vec<i64> {
+        let ids = self.json()["ids"].clone();
+        serde_json::from_value::<Vec<Value>>(ids)
+            .unwrap_or_else(|_| panic!("no IDs: {self:?}"))
+            .iter()
+            .map(|id| id.as_i64().expect("an ID"))
+            .collect()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl Client {
+    pub fn connect(port: u16) -> Client {
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+        stream.set_nodelay(true).expect("set nodelay");
+        Client { stream: BufReader::new(stream) }
+    }
+
+    pub fn get(&mut self, target: &str) -> Response {
+        self.send(&format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        self.receive()
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &str) {
+        self.stream.get_mut().write_all(bytes.as_bytes()).expect("send");
+    }
+
+    /// Shuts the sending side.
+    pub fn finish(&mut self) {
+        self.stream.get_mut().shutdown(Shutdown::Write).expect("shut down");
+    }
+
+    pub fn receive(&mut self) -> Response {
+        self.try_receive(true).expect("a response")
+    }
+
+    /// The answer to a HEAD: no body follows, whatever Content-Length says.
+    pub fn receive_head(&mut self) -> Response {
+        self.try_receive(false).expect("a response")
+    }
+
+    /// `None` when the server closes first.
+    pub fn try_receive(&mut self, with_body: bool) -> Option<Response> {
+        let status_line = self.line()?;
+        let status = status_line.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("no status line: {status_line:?}"));
+        let mut headers = HashMap::new();
+        loop {
+            let line = self.line()?;
+            if line.is_empty() {
+                break;
+            }
+            let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("no header: {line:?}"));
+            headers.insert(name.to_ascii_lowercase(), value.to_owned());
+        }
+        let length = headers
+            .get("content-length")
+            .filter(|_| with_body)
+            .map_or(0, |length| length.parse().unwrap_or_else(|_| panic!("Content-Length is {length:?}")));
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).ok()?;
+        Some(Response { status, headers, body: String::from_utf8(body).expect("UTF-8") })
+    }
+
+    /// Whether the server closes, with nothing more to say.
+    pub fn is_closed(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0]), Ok(0))
+    }
+
+    fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        match self.stream.read_line(&mut line) {
+            Ok(0) => None,
+            Ok(_) => {
+                Some(line.strip_suffix("\r\n").unwrap_or_else(|| panic!("no CRLF: {line:?}")).to_owned())
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("no line: {error}"),
+        }
+    }
+}
