@@ -5,7 +5,7 @@
 //! which any runtime can poll: it is woken through a plain [`std::task::Waker`].
 
 pub mod sizing;
-mod tag;
+pub mod tag;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
