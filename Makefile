@@ -1,6 +1,6 @@
 # The commands of this project. `make check` is what CI runs.
 
-.PHONY: build run test check lint loom deps bench clean
+.PHONY: build run test check lint loom deps perf-deps bench clean
 
 build:
 	cargo build --release
@@ -27,6 +27,10 @@ lint:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 check: lint test
+
+# What perf/ needs: load generators, peers, profilers.
+perf-deps:
+	sh perf/install-deps.sh
 
 bench:
 	cargo bench --locked
