@@ -107,12 +107,12 @@ pub enum Parsed<'b> {
         /// The client waits for an interim `100 Continue` before it sends the body. True at most once per request.
         expects_continue: bool,
     },
-    /// The first `consumed` bytes of the buffer are this request.
+    /// The buffer starts with this request.
     Complete {
         /// The request.
         request: Request<'b>,
         /// What the request takes of the buffer, with empty lines before it and everything up to its end.
-        consumed: usize,
+        bytes: &'b [u8],
     },
 }
 
@@ -231,7 +231,14 @@ impl Parser {
             }
         }
         let done = mem::take(self);
-        Ok(Parsed::Complete { request: done.request(buf)?, consumed: done.position as usize })
+        let bytes: &[u8] = &buf[..done.position as usize];
+        Ok(Parsed::Complete { request: done.request(bytes)?, bytes })
+    }
+
+    /// Whether nothing of the next request was looked at yet.
+    #[inline]
+    pub fn is_fresh(&self) -> bool {
+        self.stage == Stage::RequestLine && self.scanned == 0
     }
 
     /// Takes the next step; false while the bytes for it have not arrived.
@@ -423,6 +430,54 @@ impl Parser {
             query,
             form: &buf[form],
         })
+    }
+}
+
+/// The last GET of a worker, taken apart. Most clients send the same bytes over and over, and what the same bytes
+/// mean need not be found out twice.
+#[derive(Debug, Default)]
+pub struct Memo {
+    bytes: Vec<u8>,
+    path: String,
+    query: String,
+    version: Version,
+    keep_alive: bool,
+}
+
+/// A longer request is not remembered: comparing it would cost as much as it saves.
+const MEMO_BYTES_MAX: usize = 512;
+
+impl Memo {
+    /// The request at the start of `buf`, where a request must start, and its length: if it is the one remembered.
+    #[inline]
+    pub fn recall(&self, buf: &[u8]) -> Option<(Request<'_>, usize)> {
+        if self.bytes.is_empty() || !buf.starts_with(&self.bytes) {
+            return None;
+        }
+        let request = Request {
+            method: Method::Get,
+            version: self.version,
+            keep_alive: self.keep_alive,
+            path: &self.path,
+            query: &self.query,
+            form: &[],
+        };
+        Some((request, self.bytes.len()))
+    }
+
+    /// Remembers what `bytes`, a whole request, were found to mean.
+    pub fn keep(&mut self, bytes: &[u8], request: &Request<'_>) {
+        if request.method != Method::Get || bytes.len() > MEMO_BYTES_MAX {
+            return;
+        }
+        self.bytes.clear();
+        self.bytes.extend_from_slice(bytes);
+        self.path.clear();
+        self.path.push_str(request.path);
+        self.query.clear();
+        self.query.push_str(request.query);
+        self.version = request.version;
+        self.keep_alive = request.keep_alive;
     }
 }
 
@@ -857,8 +912,9 @@ mod tests {
             self.buf.extend_from_slice(piece);
             while self.reject.is_none() {
                 match self.parser.parse(&mut self.buf) {
-                    Ok(Parsed::Complete { request, consumed }) => {
+                    Ok(Parsed::Complete { request, bytes }) => {
                         self.requests.push(request.into());
+                        let consumed = bytes.len();
                         self.buf.drain(..consumed);
                     }
                     Ok(Parsed::Partial { expects_continue }) => {
@@ -916,6 +972,37 @@ mod tests {
     fn chunked(body: &str) -> String {
         let form = "Content-Type: application/x-www-form-urlencoded";
         format!("POST / HTTP/1.1\r\nHost: h\r\n{form}\r\nTransfer-Encoding: chunked\r\n\r\n{body}")
+    }
+
+    #[test]
+    fn a_memo_recalls_only_the_same_bytes() {
+        let mut buf = b"GET /alloc?app_tag=t HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /x".to_vec();
+        let same = buf.clone();
+        let mut memo = Memo::default();
+        assert_eq!(memo.recall(&same), None, "nothing is remembered yet");
+        let Ok(Parsed::Complete { request, bytes }) = Parser::default().parse(&mut buf) else {
+            panic!("whole")
+        };
+        memo.keep(bytes, &request);
+        assert_eq!(memo.recall(&same), Some((request, bytes.len())));
+        assert_eq!(memo.recall(&same[..bytes.len() - 1]), None, "the last byte may still differ");
+        let other = b"GET /alloc?app_tag=u HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+        assert_eq!(memo.recall(other), None);
+    }
+
+    #[test]
+    fn a_memo_keeps_no_form_and_no_long_request() {
+        let post = b"POST /alloc HTTP/1.0\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+            Content-Length: 9\r\n\r\napp_tag=t";
+        let long = format!("GET /alloc HTTP/1.0\r\nX: {}\r\n\r\n", "x".repeat(MEMO_BYTES_MAX));
+        for sent in [post.to_vec(), long.into_bytes()] {
+            let (mut buf, mut memo) = (sent.clone(), Memo::default());
+            let Ok(Parsed::Complete { request, bytes }) = Parser::default().parse(&mut buf) else {
+                panic!("whole")
+            };
+            memo.keep(bytes, &request);
+            assert_eq!(memo.recall(&sent), None, "a memo holds short GETs only");
+        }
     }
 
     #[test]

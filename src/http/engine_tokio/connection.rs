@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::worker::{Watch, Worker};
-use crate::http::handler::{Reply, Waiting, rejected, too_slow};
-use crate::http::request::{Method, Parsed, Parser, REQUEST_BYTES_MAX, Version};
+use crate::http::handler::{Handler, Reply, Waiting, rejected, too_slow};
+use crate::http::request::{Parsed, Parser, REQUEST_BYTES_MAX, Reject, Version};
 use crate::http::response::{Answer, Delivery};
 
 /// The input buffer, unless a request needs more.
@@ -60,6 +60,10 @@ impl Input {
         self.consumed == self.bytes.len()
     }
 
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.consumed..]
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
         self.consumed = 0;
@@ -101,6 +105,12 @@ enum Progress {
     Wait(Waiting, Delivery),
     /// The last answer is written.
     Last,
+}
+
+/// What stands next in the input.
+enum Next {
+    Reply(Reply, Delivery),
+    Partial { expects_continue: bool },
 }
 
 pub(super) struct Connection {
@@ -162,6 +172,9 @@ impl Connection {
     async fn exchange(&mut self, Buffers { input, output }: &mut Buffers) -> io::Result<Turn> {
         loop {
             if !self.receive(input).await? {
+                if !self.reading {
+                    return Ok(Turn::Close { linger: false });
+                }
                 self.worker.encoder.borrow_mut().encode(&too_slow(), LAST, output);
                 self.send(output).await?;
                 return Ok(Turn::Close { linger: true });
@@ -213,13 +226,13 @@ impl Connection {
             if self.turn_left == 0 || output.len() >= OUTPUT_BYTES {
                 return Progress::Flush;
             }
-            let (request, consumed) = match self.parser.parse(&mut input.bytes[input.consumed..]) {
-                Ok(Parsed::Complete { request, consumed }) => (request, consumed),
-                Ok(Parsed::Partial { expects_continue }) => {
+            let (reply, delivery) = match self.next_reply(input, &mut handler) {
+                Ok(Next::Reply(reply, delivery)) => (reply, delivery),
+                Ok(Next::Partial { expects_continue }) => {
                     if expects_continue {
                         output.extend_from_slice(CONTINUE);
                     }
-                    self.begin_reading();
+                    self.begin_reading(input);
                     return Progress::NeedInput;
                 }
                 Err(reject) => {
@@ -227,14 +240,7 @@ impl Connection {
                     return Progress::Last;
                 }
             };
-            input.consumed += consumed;
             self.turn_left -= 1;
-            let delivery = Delivery {
-                version: request.version,
-                keep_alive: request.keep_alive && !worker.is_draining(),
-                head_only: request.method == Method::Head,
-            };
-            let reply = handler.handle(&request);
             self.end_reading();
             match reply {
                 Reply::Now(answer) => encoder.encode(&answer, delivery, output),
@@ -247,9 +253,34 @@ impl Connection {
         Progress::NeedInput
     }
 
+    /// Has the next request handled.
+    #[inline]
+    fn next_reply(&mut self, input: &mut Input, handler: &mut Handler) -> Result<Next, Reject> {
+        let Input { bytes, consumed } = input;
+        let bytes = &mut bytes[*consumed..];
+        let worker = &self.worker;
+        if self.parser.is_fresh()
+            && let Some((request, length)) = worker.memo.borrow().recall(bytes)
+        {
+            *consumed += length;
+            return Ok(Next::Reply(handler.handle(&request), worker.delivery(&request)));
+        }
+        match self.parser.parse(bytes)? {
+            Parsed::Partial { expects_continue } => Ok(Next::Partial { expects_continue }),
+            Parsed::Complete { request, bytes } => {
+                *consumed += bytes.len();
+                worker.memo.borrow_mut().keep(bytes, &request);
+                Ok(Next::Reply(handler.handle(&request), worker.delivery(&request)))
+            }
+        }
+    }
+
     /// A part of a request has arrived: the rest has to follow within the read timeout, however often this is called.
-    fn begin_reading(&mut self) {
-        if !self.reading {
+    /// Empty lines, which old clients send after a body, are no part of a request.
+    fn begin_reading(&mut self, input: &Input) {
+        if input.rest().iter().all(|byte| b"\r\n".contains(byte)) {
+            self.worker.begin_idle(&self.watch);
+        } else if !self.reading {
             self.reading = true;
             self.worker.begin(&self.watch, self.worker.limits.read_timeout);
         }

@@ -16,7 +16,8 @@ use super::connection::{Buffers, Connection};
 use super::{Slot, TICK};
 use crate::http::Limits;
 use crate::http::handler::Handler;
-use crate::http::response::Encoder;
+use crate::http::request::{Memo, Method, Request};
+use crate::http::response::{Delivery, Encoder};
 
 /// How long an idle connection stays open when the server stops, so that a request that is on its way gets an answer.
 const DRAIN_IDLE: Duration = Duration::from_millis(300);
@@ -27,6 +28,7 @@ const SPARE_BUFFERS_MAX: usize = 64;
 pub(super) struct Worker {
     pub handler: RefCell<Handler>,
     pub encoder: RefCell<Encoder>,
+    pub memo: RefCell<Memo>,
     pub limits: Limits,
     open: Arc<AtomicUsize>,
     spare_buffers: RefCell<Vec<Buffers>>,
@@ -81,6 +83,7 @@ impl Worker {
         Self {
             handler: RefCell::new(handler),
             encoder: RefCell::default(),
+            memo: RefCell::default(),
             limits,
             open,
             spare_buffers: RefCell::default(),
@@ -155,6 +158,15 @@ impl Worker {
 
     pub fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// How the answer to `request` is delivered.
+    pub fn delivery(&self, request: &Request<'_>) -> Delivery {
+        Delivery {
+            version: request.version,
+            keep_alive: request.keep_alive && !self.is_draining(),
+            head_only: request.method == Method::Head,
+        }
     }
 
     pub fn watch(&self) -> (usize, Rc<Watch>) {
