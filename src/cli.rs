@@ -19,6 +19,9 @@ use crate::logging;
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 const CLOSE_MAX: Duration = Duration::from_secs(6);
 
+/// Files that are open beside connections, generously: the store's, the runtimes', the listener and the standard streams.
+const FILES_BESIDE_CONNECTIONS: usize = 256;
+
 /// A distributed ID generator: unique, growing 64-bit IDs over HTTP, reserved from MySQL by the segment
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -95,6 +98,7 @@ fn serve(file: Option<&Path>) -> Result<(), RunError> {
             info!(dsn = %config.dsn, port = config.http_port, "no --config: starting with the embedded store")
         }
     }
+    raise_file_limit(config.connections_max);
     // Signals that come from here on are kept until they are looked at.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
@@ -123,6 +127,19 @@ fn serve(file: Option<&Path>) -> Result<(), RunError> {
         }
     });
     Ok(())
+}
+
+/// A connection is a file. The soft limit is often 1024, for the sake of programs that use `select`; this one does not.
+fn raise_file_limit(connections_max: usize) {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) if files < (connections_max + FILES_BESIDE_CONNECTIONS) as u64 => warn!(
+            files,
+            MaxConnections = connections_max,
+            "the limit of open files is too low for MaxConnections: raise it (ulimit -Hn), or lower MaxConnections"
+        ),
+        Ok(_) => {}
+        Err(error) => warn!(%error, "cannot raise the limit of open files"),
+    }
 }
 
 fn start_allocator(config: &Config) -> Result<Allocator, StoreError> {

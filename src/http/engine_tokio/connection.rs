@@ -162,7 +162,9 @@ impl Connection {
             self.worker.take_back(buffers);
             match turn {
                 Ok(Turn::Idle) => {}
-                Ok(Turn::Close { linger: true }) => return self.close().await,
+                // Boxed, as is the wait for IDs: a task is as large as the largest of what it may come to, for as
+                // long as it lives, and 8,000 idle connections shall cost little.
+                Ok(Turn::Close { linger: true }) => return Box::pin(self.close()).await,
                 Ok(Turn::Close { linger: false }) | Err(_) => return,
             }
         }
@@ -205,7 +207,7 @@ impl Connection {
                     tokio::task::yield_now().await;
                 }
                 Progress::Wait(waiting, mut delivery) => {
-                    let answer = self.await_ids(waiting).await;
+                    let answer = Box::pin(self.await_ids(waiting)).await;
                     delivery.keep_alive &= !self.worker.is_draining();
                     self.worker.encoder.borrow_mut().encode(&answer, delivery, output);
                     if !delivery.keep_alive {
