@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +16,8 @@ use tracing::{info, warn};
 use crate::logging;
 
 /// How long the end may take: answers under way are sent, threads finish their statements.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
-const CLOSE_MAX: Duration = Duration::from_secs(6);
+const DRAIN_MAX: Duration = Duration::from_secs(6);
+const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// Files that are open beside connections, generously: the store's, the runtimes', the listener and the standard streams.
 const FILES_BESIDE_CONNECTIONS: usize = 256;
@@ -90,7 +90,7 @@ fn check(file: Option<&Path>) -> Result<(), RunError> {
 }
 
 fn serve(file: Option<&Path>) -> Result<(), RunError> {
-    let config = load(file)?;
+    let mut config = load(file)?;
     logging::start(config.log_format);
     match file {
         Some(file) => info!(config = %file.display(), dsn = %config.dsn, "starting"),
@@ -98,16 +98,19 @@ fn serve(file: Option<&Path>) -> Result<(), RunError> {
             info!(dsn = %config.dsn, port = config.http_port, "no --config: starting with the embedded store")
         }
     }
-    raise_file_limit(config.connections_max);
+    config.connections_max = connections_within_file_limit(config.connections_max);
     // Signals that come from here on are kept until they are looked at.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
 
-    let allocator = start_allocator(&config)?;
+    let Some(allocator) = runtime.block_on(start_unless_stopped(&config, &mut signals))? else {
+        return Ok(());
+    };
     let listen_error =
         |cause| RunError::Listen { address: format!("{}:{}", config.http_host, config.http_port), cause };
     let server = Server::start(&config, &allocator).map_err(listen_error)?;
-    println!("server started at: {}", shown(server.address()));
+    // Who started this server need not be listening.
+    let _ = writeln!(io::stdout(), "server started at: {}", shown(server.address()));
 
     runtime.block_on(signals.next());
     info!("stopping: no new connections, answering what is under way");
@@ -129,16 +132,40 @@ fn serve(file: Option<&Path>) -> Result<(), RunError> {
     Ok(())
 }
 
-/// A connection is a file. The soft limit is often 1024, for the sake of programs that use `select`; this one does not.
-fn raise_file_limit(connections_max: usize) {
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) if files < (connections_max + FILES_BESIDE_CONNECTIONS) as u64 => warn!(
+/// MaxConnections, or less where the system allows fewer files: a connection is one. The soft limit is often 1024, for the
+/// sake of programs that use `select`; this one does not, so it is raised to the hard one.
+fn connections_within_file_limit(wanted: usize) -> usize {
+    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
+        warn!(%error, "cannot raise the limit of open files");
+        rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX)
+    });
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    let possible = files.saturating_sub(FILES_BESIDE_CONNECTIONS.min(files / 2)).max(1);
+    if possible < wanted {
+        warn!(
             files,
-            MaxConnections = connections_max,
-            "the limit of open files is too low for MaxConnections: raise it (ulimit -Hn), or lower MaxConnections"
-        ),
-        Ok(_) => {}
-        Err(error) => warn!(%error, "cannot raise the limit of open files"),
+            MaxConnections = wanted,
+            used = possible,
+            "MaxConnections exceeds the limit of open files (ulimit -Hn)"
+        );
+    }
+    wanted.min(possible)
+}
+
+/// The allocator, or `None` when a signal comes while the store does not answer.
+async fn start_unless_stopped(config: &Config, signals: &mut Signals) -> Result<Option<Allocator>, RunError> {
+    let (sender, started) = tokio::sync::oneshot::channel();
+    let config = config.clone();
+    // Not waited for after a signal: it may be in the middle of connecting, and holds nothing that matters.
+    std::thread::Builder::new()
+        .name("idalloc-start".to_owned())
+        .spawn(move || sender.send(start_allocator(&config)))?;
+    tokio::select! {
+        started = started => match started {
+            Ok(allocator) => Ok(Some(allocator?)),
+            Err(_) => Err(io::Error::other("the start panicked").into()),
+        },
+        () = signals.next() => Ok(None),
     }
 }
 

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use super::listing::{Lister, Listing, Missing, Visit};
 use super::refill::{RefillQueue, Refiller, StoreState, log_discarded};
 use super::sizing::Latency;
-use super::tag::{Fault, Hunger, Need, Parked, Tag, TagHandle, WaiterId};
+use super::tag::{Fault, Hunger, Need, Parked, Tag, TagHandle, Urgency, WaiterId};
 use super::watermark::Watermarks;
 use crate::segment::{Claim, IdRange};
 use crate::store::{SegmentStore, StoreError};
@@ -191,8 +191,9 @@ impl Shared {
         gone.close();
     }
 
-    fn request_refill(&self, tag: &Arc<Tag>) {
-        if let Some(urgency) = tag.request_refill() {
+    /// Puts the tag into the queue that it asks for, if any.
+    pub fn enqueue(&self, tag: &Arc<Tag>, urgency: Option<Urgency>) {
+        if let Some(urgency) = urgency {
             self.queue.push(tag.clone(), urgency);
         }
     }
@@ -307,7 +308,7 @@ impl Handle {
         let handle = self.tags.get_mut(tag)?;
         let claim = handle.claim(1)?;
         if claim.crossed_trigger {
-            self.shared.request_refill(handle.tag());
+            self.shared.enqueue(handle.tag(), handle.tag().request_refill());
         }
         Some(claim.ids.start)
     }
@@ -403,7 +404,7 @@ fn take(shared: &Shared, handle: &mut TagHandle, mut count: u64, got: &mut Ids) 
 
 fn note_crossing(shared: &Shared, handle: &TagHandle, claim: &Claim) {
     if claim.crossed_trigger {
-        shared.request_refill(handle.tag());
+        shared.enqueue(handle.tag(), handle.tag().request_refill());
     }
 }
 
@@ -448,6 +449,11 @@ impl Pending {
 
     fn poll_tag(&mut self, handle: &mut TagHandle, cx: &mut Context<'_>) -> Step {
         self.register_with(handle.tag());
+        if let Registration::Tag(tag, Some(waiter)) = &self.registration
+            && let Some(range) = tag.take_lease(*waiter)
+        {
+            return Step::Ready(Ok(Granted::Lease(range)));
+        }
         loop {
             if let Some(granted) = try_claim(&self.shared, handle, self.want, &mut self.got) {
                 return Step::Ready(Ok(granted));
@@ -458,9 +464,7 @@ impl Pending {
                 Parked::TryAgain => {}
                 Parked::Leased(range) => return Step::Ready(Ok(Granted::Lease(range))),
                 Parked::Waiting { enqueue, watch } => {
-                    if let Some(urgency) = enqueue {
-                        self.shared.queue.push(tag.clone(), urgency);
-                    }
+                    self.shared.enqueue(tag, enqueue);
                     self.watch(watch);
                     return Step::Wait;
                 }

@@ -1,18 +1,20 @@
 //! Which tags there are: the table is read every TagReloadSeconds, and earlier when somebody asks for a tag that
-//! is not known, or for one whose row is at fault, but never more than once in [`INTERVAL_MIN`].
+//! is not known, or for one whose row is at fault, but on request never more than once in [`INTERVAL_MIN`].
 //!
 //! The listing is the negative cache too: while it is young, a name that is not in it is unknown, at no cost. So a
-//! new row serves from its first request on, and a flood of wrong names asks the store for one listing a second.
+//! new row serves within a second of being asked for, mostly at once, and a flood of wrong names asks the store for
+//! one listing a second.
 
 use std::collections::{BTreeMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::refill::backoff;
-use super::tag::{Tag, Urgency, WaiterId};
+use super::refill::{Task, backoff};
+use super::tag::{Tag, WaiterId};
 use super::{Directory, Shared};
 use crate::store::{SegmentStore, StoreError, TAGS_MAX, TagRow};
 use crate::sync::lock;
@@ -33,6 +35,8 @@ pub(super) struct Listing {
 struct State {
     /// Listings that ended, well or badly.
     attempts: u64,
+    /// One is under way: what it finds may be older than the question of who comes now.
+    running: bool,
     succeeded_once: bool,
     last_failed: bool,
     /// No listing begins before.
@@ -57,7 +61,7 @@ pub(super) enum Missing {
 #[derive(Default)]
 pub(super) struct Visit {
     waiter: Option<WaiterId>,
-    /// `attempts` when the caller came.
+    /// Listings that began before the caller came.
     since: u64,
 }
 
@@ -71,7 +75,7 @@ impl Listing {
             return if state.last_failed { Missing::Away } else { Missing::Unknown };
         }
         if visit.waiter.is_none() {
-            visit.since = state.attempts;
+            visit.since = state.attempts + u64::from(state.running);
         }
         let id = *visit.waiter.get_or_insert_with(|| {
             state.next_waiter += 1;
@@ -106,12 +110,18 @@ impl Listing {
         self.requested.notify_one();
     }
 
+    fn began(&self) {
+        let mut state = lock(&self.state);
+        state.running = true;
+        state.requested = false;
+    }
+
     fn ended(&self, failed: bool, cost: Duration) {
         let mut state = lock(&self.state);
         state.attempts += 1;
+        state.running = false;
         state.last_failed = failed;
         state.succeeded_once |= !failed;
-        state.requested = false;
         state.not_before = Some(Instant::now() + INTERVAL_MIN.max(cost * INTERVAL_PER_COST));
         state.waiters.values().for_each(Waker::wake_by_ref);
     }
@@ -152,16 +162,18 @@ impl Lister {
     /// Those of [`SegmentStore::check`] and [`SegmentStore::list_tags`]; the old listing then stays.
     pub fn list(&mut self) -> Result<(), StoreError> {
         let began = Instant::now();
-        let rows = self.read();
-        let outcome = rows.map(|rows| self.shared.apply(&rows));
+        self.shared.listing.began();
+        // A bug must not end the thread: callers with unknown tags wait for it.
+        let read = catch_unwind(AssertUnwindSafe(|| self.read().map(|rows| self.shared.apply(&rows))));
+        let outcome = read.unwrap_or_else(|_| Err(StoreError::Unexpected("a listing panicked".to_owned())));
         match &outcome {
             Ok(()) => {
                 self.failures = 0;
-                self.shared.store_state.answered();
+                self.shared.store_state.answered(Task::List);
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
-                self.shared.store_state.failed(error, self.failures);
+                self.shared.store_state.failed(Task::List, error, self.failures);
             }
         }
         self.shared.listing.ended(outcome.is_err(), began.elapsed());
@@ -225,10 +237,11 @@ impl Shared {
     }
 
     fn observe(&self, tag: &Arc<Tag>, row: &TagRow) {
-        if let Some(urgency) = tag.observe_row(row.step, row.max_id) {
+        let mended = tag.observe_row(row.step, row.max_id);
+        if mended.is_some() {
             info!(tag = tag.name(), "the tag's row is mended");
-            self.queue.push(tag.clone(), urgency);
         }
+        self.enqueue(tag, mended);
     }
 
     fn replace_directory(&self, known: &Directory, rows: &[TagRow], new: Vec<Arc<Tag>>) {
@@ -243,9 +256,7 @@ impl Shared {
 
     fn preload(&self, tags: Vec<Arc<Tag>>) {
         for tag in &tags {
-            if tag.request_refill().is_some() {
-                self.queue.push(tag.clone(), Urgency::Routine);
-            }
+            self.enqueue(tag, tag.request_refill());
         }
         lock(&self.preloading).extend(tags);
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use loom::future::block_on;
 use loom::thread;
 
-use super::tag::{Fault, Job, Need, Parked, Tag, TagHandle};
+use super::tag::{Entry, Fault, Job, Need, Parked, Tag, TagHandle};
 use crate::segment::{IdRange, Segment};
 
 fn range(start: i64, end: i64) -> IdRange {
@@ -23,7 +23,7 @@ fn check(model: impl Fn() + Sync + Send + 'static) {
 
 /// Reserves `[end - amount, end)` for the tag's next job, as a refill thread does.
 fn refill(tag: &Tag, end: &mut i64) {
-    if !tag.begin_refill() {
+    if !tag.begin_refill(Entry::Urgent) {
         return;
     }
     while let Some(job) = tag.next_job(Duration::ZERO, Instant::now()) {
@@ -198,9 +198,9 @@ fn only_one_refill_at_a_time() {
         tag.request_refill();
         let other = {
             let tag = tag.clone();
-            thread::spawn(move || tag.begin_refill())
+            thread::spawn(move || tag.begin_refill(Entry::Routine))
         };
-        let mine = tag.begin_refill();
+        let mine = tag.begin_refill(Entry::Urgent);
         assert!(mine ^ other.join().unwrap());
         assert_eq!(tag.request_refill(), None, "a running refill looks again by itself");
     });

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use super::Shared;
-use super::tag::{Discarded, Fault, Job, Tag, Urgency};
+use super::tag::{Discarded, Entry, Fault, Job, Tag, Urgency};
 use crate::segment::IdRange;
 use crate::store::{SegmentStore, StoreError};
 use crate::sync::lock;
@@ -29,11 +29,16 @@ pub(super) fn backoff(failures: u32) -> Duration {
     full.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
-/// The tags that need a refill. Each is in it at most twice (once as routine, once as urgent).
+/// Urgent tags served before a routine one has its turn.
+const URGENT_IN_A_ROW_MAX: u32 = 8;
+
+/// The tags that need a refill. Each is at most once in each of its three parts.
 #[derive(Default)]
 pub(super) struct RefillQueue {
     waiting: Mutex<Waiting>,
     arrived: Condvar,
+    /// For threads that pause: what arrives is not for them.
+    pausing: Condvar,
 }
 
 #[derive(Default)]
@@ -41,7 +46,27 @@ struct Waiting {
     urgent: VecDeque<Arc<Tag>>,
     routine: VecDeque<Arc<Tag>>,
     postponed: BinaryHeap<Reverse<Postponed>>,
+    urgent_in_a_row: u32,
     stopped: bool,
+}
+
+impl Waiting {
+    /// The next tag, and where it was: those whose pause is over first, then urgent ones, and a routine one now and
+    /// then so that it is not forgotten.
+    fn next(&mut self, now: Instant) -> Option<(Arc<Tag>, Entry)> {
+        if self.postponed.peek().is_some_and(|Reverse(first)| first.due <= now) {
+            return self.postponed.pop().map(|Reverse(postponed)| (postponed.tag, Entry::Postponed));
+        }
+        if self.urgent_in_a_row < URGENT_IN_A_ROW_MAX
+            && let Some(tag) = self.urgent.pop_front()
+        {
+            self.urgent_in_a_row += 1;
+            return Some((tag, Entry::Urgent));
+        }
+        self.urgent_in_a_row = 0;
+        let routine = self.routine.pop_front().map(|tag| (tag, Entry::Routine));
+        routine.or_else(|| self.urgent.pop_front().map(|tag| (tag, Entry::Urgent)))
+    }
 }
 
 struct Postponed {
@@ -85,24 +110,20 @@ impl RefillQueue {
         self.arrived.notify_one();
     }
 
-    /// The next tag, urgent ones first; waits for one. `None` when the queue is stopped.
-    fn pop(&self) -> Option<Arc<Tag>> {
+    /// The next tag; waits for one. `None` when the queue is stopped.
+    fn pop(&self) -> Option<(Arc<Tag>, Entry)> {
         let mut waiting = lock(&self.waiting);
         loop {
             if waiting.stopped {
                 return None;
             }
             let now = Instant::now();
-            while waiting.postponed.peek().is_some_and(|Reverse(first)| first.due <= now) {
-                let due = waiting.postponed.pop().map(|Reverse(postponed)| postponed.tag);
-                waiting.routine.extend(due);
-            }
-            let next = waiting.urgent.pop_front().or_else(|| waiting.routine.pop_front());
+            let next = waiting.next(now);
             if next.is_some() {
                 return next;
             }
             let pause = waiting.postponed.peek().map(|Reverse(first)| first.due - now);
-            waiting = self.wait(waiting, pause);
+            waiting = wait(&self.arrived, waiting, pause);
         }
     }
 
@@ -112,18 +133,9 @@ impl RefillQueue {
         let mut waiting = lock(&self.waiting);
         while !waiting.stopped {
             match until.checked_duration_since(Instant::now()) {
-                Some(rest) if !rest.is_zero() => waiting = self.wait(waiting, Some(rest)),
+                Some(rest) if !rest.is_zero() => waiting = wait(&self.pausing, waiting, Some(rest)),
                 _ => return,
             }
-        }
-    }
-
-    fn wait<'a>(&self, waiting: MutexGuard<'a, Waiting>, limit: Option<Duration>) -> MutexGuard<'a, Waiting> {
-        match limit {
-            Some(limit) => {
-                self.arrived.wait_timeout(waiting, limit).unwrap_or_else(PoisonError::into_inner).0
-            }
-            None => self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner),
         }
     }
 
@@ -131,33 +143,78 @@ impl RefillQueue {
     pub fn stop(&self) {
         lock(&self.waiting).stopped = true;
         self.arrived.notify_all();
+        self.pausing.notify_all();
     }
+}
+
+fn wait<'a>(
+    on: &Condvar,
+    waiting: MutexGuard<'a, Waiting>,
+    limit: Option<Duration>,
+) -> MutexGuard<'a, Waiting> {
+    match limit {
+        Some(limit) => on.wait_timeout(waiting, limit).unwrap_or_else(PoisonError::into_inner).0,
+        None => on.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+    }
+}
+
+/// What the store is asked for. The one may work while the other fails, as on a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    Reserve,
+    List,
 }
 
 /// Whether the store answers, as the log was last told.
 #[derive(Default)]
 pub(super) struct StoreState {
-    away_since: Mutex<Option<Instant>>,
+    away: Mutex<Away>,
+}
+
+#[derive(Default)]
+struct Away {
+    since: Option<Instant>,
+    reserving: bool,
+    listing: bool,
+}
+
+impl Away {
+    fn task(&mut self, task: Task) -> &mut bool {
+        match task {
+            Task::Reserve => &mut self.reserving,
+            Task::List => &mut self.listing,
+        }
+    }
 }
 
 impl StoreState {
     /// Takes note of a session's `failures` in a row; the log hears of a change only.
-    pub fn failed(&self, cause: &StoreError, failures: u32) {
-        let mut away_since = lock(&self.away_since);
-        if away_since.is_none() && failures >= FAILURES_LOGGED {
-            *away_since = Some(Instant::now());
+    pub fn failed(&self, task: Task, cause: &StoreError, failures: u32) {
+        if failures < FAILURES_LOGGED {
+            return;
+        }
+        let mut away = lock(&self.away);
+        *away.task(task) = true;
+        if away.since.is_none() {
+            away.since = Some(Instant::now());
             warn!(%cause, "the store does not answer: serving from memory, and trying again");
         }
     }
 
-    pub fn answered(&self) {
-        if let Some(since) = lock(&self.away_since).take() {
+    /// Takes note that a task succeeded: the store is back when no task fails any more.
+    pub fn answered(&self, task: Task) {
+        let mut away = lock(&self.away);
+        *away.task(task) = false;
+        if !away.reserving
+            && !away.listing
+            && let Some(since) = away.since.take()
+        {
             info!(away_ms = since.elapsed().as_millis() as u64, "the store answers again");
         }
     }
 
     pub fn is_away(&self) -> bool {
-        lock(&self.away_since).is_some()
+        lock(&self.away).since.is_some()
     }
 }
 
@@ -172,8 +229,8 @@ pub(super) struct Refiller {
 impl Refiller {
     /// Serves the queue until it is stopped.
     pub fn run(mut self) {
-        while let Some(tag) = self.shared.queue.pop() {
-            if !tag.begin_refill() {
+        while let Some((tag, entry)) = self.shared.queue.pop() {
+            if !tag.begin_refill(entry) {
                 continue;
             }
             // A bug must not end the thread, and with it the refills of every tag.
@@ -192,8 +249,7 @@ impl Refiller {
                 return self.recover(tag, error);
             }
         }
-        let urgency = tag.requeue(false);
-        self.shared.queue.push(tag.clone(), urgency);
+        self.shared.enqueue(tag, tag.requeue(false));
     }
 
     fn carry_out(&mut self, tag: &Tag, job: Job) -> Result<(), StoreError> {
@@ -202,7 +258,8 @@ impl Refiller {
             Err(StoreError::Overflow { max_id: i64::MAX }) => self.refuse(tag, Fault::Exhausted),
             // The last IDs below 2^63 are served too; they do not make a whole lease.
             Err(StoreError::Overflow { max_id }) => {
-                let rest = i64::MAX - max_id.max(0);
+                // A step at a time: other servers want of the rest too.
+                let rest = (i64::MAX - max_id.max(0)).min(tag.step());
                 let range = self.reserve(tag, rest)?;
                 self.hand_over(tag, Job::Extend(rest), range);
             }
@@ -216,7 +273,7 @@ impl Refiller {
         let end = self.store.reserve(tag.name(), amount)?;
         lock(&self.shared.latency).observe(asked.elapsed());
         self.failures = 0;
-        self.shared.store_state.answered();
+        self.shared.store_state.answered(Task::Reserve);
         let start = end.checked_sub(amount).ok_or_else(|| {
             StoreError::Unexpected(format!("max_id {end} after {amount} IDs were reserved"))
         })?;
@@ -247,7 +304,6 @@ impl Refiller {
             }
             // An overflow that gets here means that another node took of the rest meanwhile.
             StoreError::Contended(_) | StoreError::Unexpected(_) | StoreError::Overflow { .. } => {
-                self.shared.store_state.answered();
                 let failures = self.try_later(tag);
                 if failures == FAILURES_LOGGED {
                     warn!(tag = tag.name(), cause = %error, "refills of the tag fail; trying again");
@@ -258,9 +314,8 @@ impl Refiller {
             | StoreError::Schema(_)
             | StoreError::Denied(_) => {
                 self.failures = self.failures.saturating_add(1);
-                self.shared.store_state.failed(&error, self.failures);
-                let urgency = tag.requeue(true);
-                self.shared.queue.push(tag.clone(), urgency);
+                self.shared.store_state.failed(Task::Reserve, &error, self.failures);
+                self.shared.enqueue(tag, tag.requeue(true));
                 self.shared.queue.pause(backoff(self.failures));
             }
         }
@@ -276,4 +331,65 @@ impl Refiller {
 /// Says in the log which IDs became a gap.
 pub(super) fn log_discarded(tag: &Tag, Discarded(range): &Discarded) {
     info!(tag = tag.name(), ids = ?range, "reserved IDs had no taker and are skipped");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tag(name: &str) -> Arc<Tag> {
+        Arc::new(Tag::new(name, 1, Instant::now()))
+    }
+
+    fn next(queue: &RefillQueue) -> String {
+        queue.pop().expect("not stopped").0.name().to_owned()
+    }
+
+    #[test]
+    fn urgent_tags_go_first_and_a_routine_one_is_not_forgotten() {
+        let queue = RefillQueue::default();
+        queue.push(tag("routine"), Urgency::Routine);
+        (0..20).for_each(|_| queue.push(tag("urgent"), Urgency::Urgent));
+        let order: Vec<_> = (0..21).map(|_| next(&queue)).collect();
+        assert_eq!(order.iter().position(|name| name == "routine"), Some(URGENT_IN_A_ROW_MAX as usize));
+    }
+
+    #[test]
+    fn a_postponed_tag_comes_when_its_pause_is_over_and_before_the_others() {
+        let queue = RefillQueue::default();
+        queue.push_later(tag("later"), Duration::from_secs(3600));
+        queue.push_later(tag("soon"), Duration::from_millis(5));
+        let asked = Instant::now();
+        assert_eq!(next(&queue), "soon");
+        assert!(asked.elapsed() >= Duration::from_millis(4));
+        queue.push_later(tag("due"), Duration::ZERO);
+        queue.push(tag("urgent"), Urgency::Urgent);
+        assert_eq!((next(&queue), next(&queue)), ("due".to_owned(), "urgent".to_owned()));
+    }
+
+    #[test]
+    fn a_stopped_queue_ends_every_wait() {
+        let queue = Arc::new(RefillQueue::default());
+        let waiting: Vec<_> = (0..2)
+            .map(|index| {
+                let queue = queue.clone();
+                std::thread::spawn(move || match index {
+                    0 => assert!(queue.pop().is_none()),
+                    _ => queue.pause(Duration::from_secs(3600)),
+                })
+            })
+            .collect();
+        queue.stop();
+        waiting.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn the_backoff_doubles_up_to_its_limit_with_jitter() {
+        for (failures, most_ms) in [(1, 10), (2, 20), (3, 40), (7, 500), (u32::MAX, 500)] {
+            let most = Duration::from_millis(most_ms);
+            let pauses: Vec<_> = (0..50).map(|_| backoff(failures)).collect();
+            assert!(pauses.iter().all(|pause| (most / 2..=most).contains(pause)), "{failures}: {pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]), "jittered");
+        }
+    }
 }

@@ -58,6 +58,9 @@ pub struct Tag {
 
 struct State {
     refill: Refill,
+    /// Which queues hold an entry for this tag, be it out of date.
+    in_urgent: bool,
+    in_routine: bool,
     /// The newest segment: where the next one is linked.
     tail: Option<Arc<Segment>>,
     /// How many IDs were ever put into the chain.
@@ -70,7 +73,7 @@ struct State {
     fault: Option<Fault>,
     /// The row is gone, or the process ends: no claim succeeds any more.
     closed: bool,
-    /// Since when a loaded tag has had nothing for its callers.
+    /// Since when the tag has had nothing for its callers.
     empty_since: Option<Instant>,
     /// Whether the tag is on its allocator's list of those to look at when the node's health is asked for.
     on_watch: bool,
@@ -86,7 +89,7 @@ enum Refill {
     Queued {
         urgent: bool,
     },
-    /// Comes back into the queue by itself, after a pause.
+    /// Comes back by itself, after a pause.
     Postponed,
     Running,
 }
@@ -138,7 +141,7 @@ pub enum Parked {
 /// What [`Tag::hunger`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hunger {
-    /// Callers find IDs, or the tag was never loaded, or it is closed.
+    /// Callers find IDs, or there were no callers, or the tag is closed.
     None,
     /// The chain is empty and a refill is under way: as usual for a small step.
     Brief,
@@ -153,6 +156,17 @@ pub enum Urgency {
     Routine,
     /// Callers wait.
     Urgent,
+}
+
+/// Where a refill thread found a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// In the queue of tags whose callers wait.
+    Urgent,
+    /// In the queue of the others.
+    Routine,
+    /// Among those whose pause is over.
+    Postponed,
 }
 
 /// What a refill thread is to do for a tag next.
@@ -182,6 +196,8 @@ impl Tag {
     pub fn new(name: &str, step: i64, now: Instant) -> Self {
         let state = State {
             refill: Refill::Idle,
+            in_urgent: false,
+            in_routine: false,
             tail: None,
             appended: 0,
             step,
@@ -200,6 +216,11 @@ impl Tag {
     /// The `app_tag`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The row's step, as it was last read.
+    pub fn step(&self) -> i64 {
+        self.lock().step
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -222,24 +243,28 @@ impl Tag {
     /// keeps `id` from one call to the next and hands it to [`Tag::unpark`] in the end.
     pub fn park(&self, need: Need, waker: &Waker, id: &mut Option<WaiterId>, now: Instant) -> Parked {
         let mut state = self.lock();
-        if let Some(range) = state.take_lease(id) {
+        if let Some(range) = state.take_lease(*id) {
             return Parked::Leased(range);
         }
         if state.closed {
             return Parked::Closed;
         }
-        if let Need::Supply(ids) = need
-            && state.tail.is_some()
-            && self.left_in(&state) >= ids
-        {
+        let left = self.left_in(&state);
+        if matches!(need, Need::Supply(ids) if left >= ids) {
             return Parked::TryAgain;
         }
-        let watch = matches!(need, Need::Supply(_)) && state.note_empty(now);
+        // A batch that does not fit says nothing about the tag's other callers.
+        let watch = left == 0 && state.note_empty(now);
         if let Some(fault) = state.fault.clone() {
             return Parked::Fault { fault, watch };
         }
         state.register(need, waker, id);
         Parked::Waiting { enqueue: state.request(Urgency::Urgent), watch }
+    }
+
+    /// The range reserved for a parked lease, once it is there.
+    pub fn take_lease(&self, id: WaiterId) -> Option<IdRange> {
+        self.lock().take_lease(Some(id))
     }
 
     /// Forgets a parked caller. A range that was reserved for it goes into the chain when it still is the
@@ -308,7 +333,7 @@ impl Tag {
             segments: unspent.len(),
             standby: unspent.iter().skip(1).sum(),
             left,
-            waited_for: state.supplies_waited_for().sum(),
+            waited_for: state.supplies_waited_for().fold(0, u64::saturating_add),
             waited_for_most: state.supplies_waited_for().max().unwrap_or(0),
         }
     }
@@ -344,14 +369,22 @@ impl Tag {
 
     // ---- refill threads ----
 
-    /// Takes the tag out of the queue. False for an entry that is out of date: leave the tag alone.
-    pub fn begin_refill(&self) -> bool {
+    /// Takes the tag's entry out of a queue. False when the entry is out of date: leave the tag alone.
+    pub fn begin_refill(&self, entry: Entry) -> bool {
         let mut state = self.lock();
-        let queued = matches!(state.refill, Refill::Queued { .. } | Refill::Postponed);
-        if queued {
+        match entry {
+            Entry::Urgent => state.in_urgent = false,
+            Entry::Routine => state.in_routine = false,
+            Entry::Postponed => {}
+        }
+        let due = match entry {
+            Entry::Postponed => state.refill == Refill::Postponed,
+            Entry::Urgent | Entry::Routine => matches!(state.refill, Refill::Queued { .. }),
+        };
+        if due {
             state.refill = Refill::Running;
         }
-        queued
+        due
     }
 
     /// What to do next, given how long a reservation takes. `None`: nothing is due, and the tag is idle.
@@ -369,11 +402,14 @@ impl Tag {
         if state.closed || state.fault.is_some() {
             return None;
         }
-        let lease = state.waiters.iter().find_map(|(id, waiter)| match (waiter.need, waiter.granted) {
-            (Need::Lease(ids), None) => Some(Job::Lease(*id, i64::try_from(ids).unwrap_or(i64::MAX))),
-            _ => None,
-        });
-        lease.or_else(|| sizing::reservation(&self.demand(state, latency, now)).map(Job::Extend))
+        let demand = self.demand(state, latency, now);
+        let extend = || sizing::reservation(&demand).map(Job::Extend);
+        let lease = || state.first_lease();
+        // Leases go before what stands by for later, but not before callers whom the chain cannot serve.
+        match demand.left < demand.waited_for {
+            true => extend().or_else(lease),
+            false => lease().or_else(extend),
+        }
     }
 
     /// Puts what was reserved for `job` where it belongs.
@@ -410,13 +446,12 @@ impl Tag {
     }
 
     /// The refill thread could not reach the store (`failed`), or has other tags to serve: the tag goes back
-    /// into the queue, with the urgency that is returned.
-    pub fn requeue(&self, failed: bool) -> Urgency {
+    /// into the queue that is returned, if it has no entry there.
+    pub fn requeue(&self, failed: bool) -> Option<Urgency> {
         let mut state = self.lock();
         state.failures = state.failures.saturating_add(u32::from(failed));
-        let urgent = !state.waiters.is_empty();
-        state.refill = Refill::Queued { urgent };
-        if urgent { Urgency::Urgent } else { Urgency::Routine }
+        let urgency = if state.waiters.is_empty() { Urgency::Routine } else { Urgency::Urgent };
+        state.enqueue(urgency)
     }
 
     /// Whether a refill of this tag has ended, well or badly.
@@ -440,12 +475,15 @@ impl Tag {
         };
         if mended {
             state.fault = None;
-            return state.request(Urgency::Urgent);
         }
-        if let Some(fault) = step_fault(step) {
-            state.fail_all(fault);
+        match step_fault(step) {
+            Some(fault) => {
+                state.fail_all(fault);
+                None
+            }
+            None if mended => state.request(Urgency::Urgent),
+            None => None,
         }
-        None
     }
 
     /// Ends the tag: nothing is claimed after this, and everybody who waits is woken to learn of it. Returns
@@ -509,9 +547,15 @@ impl TagHandle {
         }
     }
 
-    /// Takes exactly `count` IDs from the head segment, or none.
+    /// Takes exactly `count` IDs from the first segment that has any, or none.
     pub fn claim_exactly(&mut self, count: u64) -> Option<Claim> {
-        self.head.load().as_ref()?.claim_exactly(count)
+        loop {
+            let head = self.head.load().clone()?;
+            let claimed = head.claim_exactly(count);
+            if claimed.is_some() || head.left() > 0 || !self.tag.advance(&head) {
+                return claimed;
+            }
+        }
     }
 
     /// Whether the head segment alone seems to hold `count` IDs; others may claim them first.
@@ -525,17 +569,23 @@ fn step_fault(step: i64) -> Option<Fault> {
 }
 
 impl State {
-    /// Asks for a refill; at most one entry of each urgency is in the queue.
+    /// Asks for a refill: which queue to put the tag into, if it has no entry there.
     fn request(&mut self, urgency: Urgency) -> Option<Urgency> {
-        let urgent = urgency == Urgency::Urgent;
         match self.refill {
-            Refill::Idle => {}
-            // The routine entry stays in the queue; whoever meets it later finds it out of date.
-            Refill::Queued { urgent: false } if urgent => {}
-            Refill::Queued { .. } | Refill::Postponed | Refill::Running => return None,
+            Refill::Idle => self.enqueue(urgency),
+            // The routine entry stays where it is; whoever meets it later finds it out of date.
+            Refill::Queued { urgent: false } if urgency == Urgency::Urgent => self.enqueue(urgency),
+            Refill::Queued { .. } | Refill::Postponed | Refill::Running => None,
         }
-        self.refill = Refill::Queued { urgent };
-        Some(urgency)
+    }
+
+    fn enqueue(&mut self, urgency: Urgency) -> Option<Urgency> {
+        self.refill = Refill::Queued { urgent: urgency == Urgency::Urgent };
+        let in_queue = match urgency {
+            Urgency::Urgent => &mut self.in_urgent,
+            Urgency::Routine => &mut self.in_routine,
+        };
+        (!std::mem::replace(in_queue, true)).then_some(urgency)
     }
 
     fn register(&mut self, need: Need, waker: &Waker, id: &mut Option<WaiterId>) {
@@ -555,8 +605,16 @@ impl State {
         })
     }
 
-    fn take_lease(&mut self, id: &Option<WaiterId>) -> Option<IdRange> {
-        self.waiters.get_mut(id.as_ref()?)?.granted.take()
+    fn take_lease(&mut self, id: Option<WaiterId>) -> Option<IdRange> {
+        self.waiters.get_mut(&id?)?.granted.take()
+    }
+
+    /// The lease that has waited longest for its range.
+    fn first_lease(&self) -> Option<Job> {
+        self.waiters.iter().find_map(|(id, waiter)| match (waiter.need, waiter.granted) {
+            (Need::Lease(ids), None) => Some(Job::Lease(*id, i64::try_from(ids).unwrap_or(i64::MAX))),
+            _ => None,
+        })
     }
 
     /// False when the caller is gone.
@@ -567,9 +625,10 @@ impl State {
         true
     }
 
-    /// Takes note that a caller found nothing. True when the tag must be put on the watch list.
+    /// Takes note that a caller found nothing. True when the tag must be put on the watch list. A row that could
+    /// never be served is its operator's affair: it must not take every server out of the load balancer.
     fn note_empty(&mut self, now: Instant) -> bool {
-        if self.tail.is_none() {
+        if self.tail.is_none() && matches!(self.fault, Some(Fault::Step(_) | Fault::NegativeMaxId)) {
             return false;
         }
         self.empty_since.get_or_insert(now);
@@ -587,5 +646,162 @@ impl State {
     /// nobody's wake-up with it.
     fn wake_all(&self) {
         self.waiters.values().for_each(|waiter| waiter.waker.wake_by_ref());
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn ids(start: i64, end: i64) -> IdRange {
+        IdRange { start, end }
+    }
+
+    fn tag(step: i64) -> Tag {
+        Tag::new("t", step, Instant::now())
+    }
+
+    /// A tag whose refill is under way.
+    fn running(step: i64) -> Tag {
+        let tag = tag(step);
+        tag.request_refill();
+        assert!(tag.begin_refill(Entry::Routine));
+        tag
+    }
+
+    fn next_job(tag: &Tag) -> Option<Job> {
+        tag.next_job(Duration::ZERO, Instant::now())
+    }
+
+    fn park(tag: &Tag, need: Need, id: &mut Option<WaiterId>) -> Parked {
+        tag.park(need, Waker::noop(), id, Instant::now())
+    }
+
+    #[test]
+    fn a_quiet_tag_is_loaded_with_two_segments_of_one_step() {
+        let tag = running(100);
+        assert_eq!(next_job(&tag), Some(Job::Extend(100)));
+        assert_eq!(tag.complete(Job::Extend(100), ids(0, 100)), None);
+        assert_eq!(next_job(&tag), Some(Job::Extend(100)));
+        assert_eq!(tag.complete(Job::Extend(100), ids(100, 200)), None);
+        assert_eq!(next_job(&tag), None);
+        assert_eq!(tag.left(), Some(199), "0 is never an ID");
+    }
+
+    #[test]
+    fn a_first_reservation_of_the_id_0_alone_yields_nothing_and_the_next_one_is_due() {
+        let tag = running(1);
+        assert_eq!(tag.complete(Job::Extend(1), ids(0, 1)), None);
+        assert_eq!(tag.left(), None);
+        assert_eq!(next_job(&tag), Some(Job::Extend(1)));
+    }
+
+    #[test]
+    fn callers_who_wait_for_the_chain_go_before_leases_and_these_before_what_stands_by() {
+        let tag = running(10);
+        let (mut lease, mut batch) = (None, None);
+        tag.complete(Job::Extend(10), ids(10, 20));
+        park(&tag, Need::Lease(500), &mut lease);
+        park(&tag, Need::Supply(30), &mut batch);
+        let Some(Job::Extend(amount @ 20..)) = next_job(&tag) else { panic!("the batch is served first") };
+        tag.complete(Job::Extend(amount), ids(20, 20 + amount));
+        assert_eq!(park(&tag, Need::Supply(30), &mut batch), Parked::TryAgain);
+        let job = Job::Lease(lease.unwrap(), 500);
+        assert_eq!(next_job(&tag), Some(job));
+        assert_eq!(tag.complete(job, ids(1000, 1500)), None);
+        assert_eq!(park(&tag, Need::Lease(500), &mut lease), Parked::Leased(ids(1000, 1500)));
+    }
+
+    #[test]
+    fn a_range_whose_lease_has_gone_joins_the_chain_only_as_its_newest() {
+        let tag = running(10);
+        let (mut first, mut second) = (None, None);
+        park(&tag, Need::Lease(50), &mut first);
+        park(&tag, Need::Lease(60), &mut second);
+        tag.complete(Job::Lease(first.unwrap(), 50), ids(100, 150));
+        tag.complete(Job::Lease(second.unwrap(), 60), ids(150, 210));
+        assert_eq!(tag.unpark(second.unwrap()), None, "the newest is handed out by the chain");
+        assert_eq!(tag.left(), Some(60));
+        assert_eq!(tag.unpark(first.unwrap()), Some(Discarded(ids(100, 150))), "IDs must not go back");
+    }
+
+    #[test]
+    fn a_lease_is_cut_from_the_next_segment_when_the_head_is_spent() {
+        let tag = Arc::new(running(10));
+        tag.complete(Job::Extend(10), ids(10, 20));
+        tag.complete(Job::Extend(10), ids(20, 30));
+        let mut handle = TagHandle::new(tag);
+        assert_eq!(handle.claim_exactly(10).unwrap().ids, ids(10, 20));
+        assert_eq!(handle.claim_exactly(10).unwrap().ids, ids(20, 30));
+        assert_eq!(handle.claim_exactly(1), None);
+    }
+
+    #[test]
+    fn a_tag_has_one_entry_in_each_queue_however_often_it_is_asked_for() {
+        let tag = tag(1);
+        assert_eq!(tag.request_refill(), Some(Urgency::Routine));
+        let mut waiter = None;
+        let Parked::Waiting { enqueue, .. } = park(&tag, Need::Supply(1), &mut waiter) else {
+            panic!("empty")
+        };
+        assert_eq!(enqueue, Some(Urgency::Urgent));
+        assert_eq!(tag.request_refill(), None);
+        assert!(tag.begin_refill(Entry::Urgent));
+        assert!(!tag.begin_refill(Entry::Routine), "out of date");
+        // The store is away and the caller gives up, again and again.
+        for _ in 0..3 {
+            tag.unpark(waiter.take().unwrap());
+            let routine = tag.requeue(true);
+            let Parked::Waiting { enqueue, .. } = park(&tag, Need::Supply(1), &mut waiter) else {
+                panic!("empty")
+            };
+            assert_eq!(enqueue, Some(Urgency::Urgent));
+            assert!(tag.begin_refill(Entry::Urgent));
+            let _ = routine;
+        }
+        assert_eq!(tag.requeue(true), Some(Urgency::Urgent));
+    }
+
+    #[test]
+    fn a_postponed_tag_is_left_alone_until_its_pause_is_over() {
+        let tag = running(1);
+        assert_eq!(tag.postpone(), 1);
+        assert_eq!(tag.request_refill(), None);
+        assert!(!tag.begin_refill(Entry::Urgent) && !tag.begin_refill(Entry::Routine));
+        assert!(tag.begin_refill(Entry::Postponed));
+    }
+
+    #[test]
+    fn only_an_empty_chain_is_hungry() {
+        let tag = running(10);
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        tag.complete(Job::Extend(10), ids(10, 20));
+        let (mut batch, mut one) = (None, None);
+        park(&tag, Need::Supply(500), &mut batch);
+        assert_eq!(tag.hunger(Duration::from_millis(500), later), Hunger::None, "others are served");
+        let tag = running(10);
+        let Parked::Waiting { watch, .. } = park(&tag, Need::Supply(1), &mut one) else { panic!("empty") };
+        assert!(watch);
+        assert_eq!(tag.hunger(Duration::from_secs(5), later), Hunger::Brief);
+        assert_eq!(tag.hunger(Duration::ZERO, later), Hunger::Starving);
+        tag.postpone();
+        assert_eq!(tag.hunger(Duration::from_secs(5), later), Hunger::Starving, "the refill has failed");
+        tag.complete(Job::Extend(10), ids(10, 20));
+        assert_eq!(tag.hunger(Duration::ZERO, later), Hunger::None);
+    }
+
+    #[test]
+    fn a_mended_row_is_served_and_one_mended_badly_is_not() {
+        let tag = tag(0);
+        let mut waiter = None;
+        let fault = Parked::Fault { fault: Fault::Step(0), watch: false };
+        assert_eq!(park(&tag, Need::Supply(1), &mut waiter), fault);
+        assert_eq!(tag.observe_row(5, 0), Some(Urgency::Urgent));
+        tag.refuse(Fault::Regression { granted: 100 });
+        assert_eq!(tag.observe_row(5, 99), None);
+        assert_eq!(tag.observe_row(-1, 100), None, "max_id is mended, and step is not");
+        let fault = Parked::Fault { fault: Fault::Step(-1), watch: false };
+        assert_eq!(park(&tag, Need::Supply(1), &mut waiter), fault);
     }
 }

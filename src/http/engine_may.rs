@@ -280,7 +280,6 @@ impl Drop for Connection {
 
 impl HttpService for Connection {
     fn call(&mut self, request: MayRequest, response: &mut MayResponse) -> io::Result<()> {
-        lock(&self.activity.state).at_work = true;
         let (answer, delivery) = match self.ended {
             true => (rejected(CLOSED), LAST),
             false => self.answer(request).unwrap_or_else(|reject| (rejected(reject), LAST)),
@@ -320,6 +319,8 @@ impl Connection {
         let keep_alive = request.keep_alive && !self.handler.service().draining.load(Relaxed);
         let delivery =
             Delivery { version: request.version, keep_alive, head_only: request.method == Method::Head };
+        // Not before: a body that never comes must not keep the connection from being closed.
+        lock(&self.activity.state).at_work = true;
         let answer = match self.handler.handle(&request) {
             Reply::Now(answer) => answer,
             Reply::Later(waiting) => self.await_ids(waiting),

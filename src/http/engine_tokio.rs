@@ -55,21 +55,26 @@ impl Engine {
             ports.push(WorkerPort { connections, open: open.clone() });
             let (handler, limits) = (new_handler(), limits.clone());
             let run = move || worker::Worker::new(handler, limits, open).run(arrivals);
-            engine.spawn(format!("idalloc-http{index}"), run)?;
+            engine.spawn(format!("idalloc-http{index}"), || Ok(()), move |()| run())?;
         }
-        let acceptor = accept::Acceptor::new(listener, ports, limits.connections_max);
-        engine.spawn("idalloc-accept".to_owned(), move || acceptor.run(stopped))?;
+        let run = move |listener| accept::Acceptor::new(ports, limits.connections_max).run(listener, stopped);
+        engine.spawn("idalloc-accept".to_owned(), || accept::register(listener), run)?;
         Ok(engine)
     }
 
-    /// Runs `body` with a runtime on a thread of its own.
-    fn spawn<F: Future<Output = ()>>(
+    /// Runs `body` with a runtime on a thread of its own, on what `prepare` made in that runtime.
+    fn spawn<T: Send + 'static, F: Future<Output = ()>>(
         &mut self,
         name: String,
-        body: impl FnOnce() -> F + Send + 'static,
+        prepare: impl FnOnce() -> io::Result<T>,
+        body: impl FnOnce(T) -> F + Send + 'static,
     ) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = move || tokio::task::LocalSet::new().block_on(&runtime, body());
+        let prepared = {
+            let _inside = runtime.enter();
+            prepare()?
+        };
+        let thread = move || tokio::task::LocalSet::new().block_on(&runtime, body(prepared));
         self.threads.push(thread::Builder::new().name(name).spawn(thread)?);
         Ok(())
     }

@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::WorkerPort;
 use crate::http::handler::too_many_connections;
@@ -26,7 +26,6 @@ const LINGER: Duration = Duration::from_millis(500);
 const LINGERING_MAX: usize = 256;
 
 pub(super) struct Acceptor {
-    listener: TcpListener,
     ports: Vec<WorkerPort>,
     connections_max: usize,
     failing: bool,
@@ -34,26 +33,26 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    pub fn new(listener: TcpListener, ports: Vec<WorkerPort>, connections_max: usize) -> Self {
-        Self { listener, ports, connections_max, failing: false, refusing: false }
+    pub fn new(ports: Vec<WorkerPort>, connections_max: usize) -> Self {
+        Self { ports, connections_max, failing: false, refusing: false }
     }
 
-    /// Accepts until told to stop.
-    pub async fn run(mut self, mut stopped: watch::Receiver<bool>) {
-        let listener = match register(&self.listener) {
-            Ok(listener) => listener,
-            Err(error) => return error!(%error, "cannot listen"),
-        };
+    /// Accepts until told to stop, and then those who had connected before.
+    pub async fn run(mut self, listener: AsyncFd<TcpListener>, mut stopped: watch::Receiver<bool>) {
         let lingering = Rc::new(());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.async_io(Interest::READABLE, |listener| listener.accept()) => accepted,
-                _ = stopped.changed() => return,
+                _ = stopped.changed() => break,
             };
             match accepted {
                 Ok((stream, _)) => self.dispatch(stream, &lingering),
                 Err(error) => self.pause_after(&error).await,
             }
+        }
+        for _ in 0..self.connections_max {
+            let Ok((stream, _)) = listener.get_ref().accept() else { return };
+            self.dispatch(stream, &lingering);
         }
     }
 
@@ -102,9 +101,10 @@ impl Acceptor {
     }
 }
 
-fn register(listener: &TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+/// Makes the listener known to the runtime.
+pub(super) fn register(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
     // SAFETY: a `TcpListener` owns its descriptor, and keeps it open until it is dropped.
-    Ok(unsafe { AsyncFd::register_with_interest(listener.try_clone()?, Interest::READABLE) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?)
 }
 
 /// Tells a client that it is one too many. A close with unread bytes would reset the connection and take the answer

@@ -156,9 +156,13 @@ impl Connection {
             if !self.readable().await {
                 return;
             }
-            self.worker.begin_busy(&self.watch);
             let mut buffers = self.worker.lend_buffers();
-            let turn = self.exchange(&mut buffers).await;
+            let turn = match self.receive_at_once(&mut buffers.input).await {
+                None => Ok(Turn::Idle),
+                Some(Ok(0)) => Ok(Turn::Close { linger: false }),
+                Some(Ok(_)) => self.exchange(&mut buffers).await,
+                Some(Err(error)) => Err(error),
+            };
             self.worker.take_back(buffers);
             match turn {
                 Ok(Turn::Idle) => {}
@@ -170,17 +174,10 @@ impl Connection {
         }
     }
 
-    /// Reads, answers and writes until nothing is in hand. An error means that the client is gone, or reads too slowly.
+    /// Answers what was received, and reads on until nothing is in hand. An error means that the client is gone, or reads too slowly.
     async fn exchange(&mut self, Buffers { input, output }: &mut Buffers) -> io::Result<Turn> {
+        self.worker.begin_busy(&self.watch);
         loop {
-            if !self.receive(input).await? {
-                if !self.reading {
-                    return Ok(Turn::Close { linger: false });
-                }
-                self.worker.encoder.borrow_mut().encode(&too_slow(), LAST, output);
-                self.send(output).await?;
-                return Ok(Turn::Close { linger: true });
-            }
             if !self.answer_all(input, output).await? {
                 return Ok(Turn::Close { linger: true });
             }
@@ -190,6 +187,14 @@ impl Connection {
             if input.is_empty() {
                 self.turn_left = REQUESTS_PER_TURN;
                 return Ok(Turn::Idle);
+            }
+            if !self.receive(input).await? {
+                if !self.reading {
+                    return Ok(Turn::Close { linger: false });
+                }
+                self.worker.encoder.borrow_mut().encode(&too_slow(), LAST, output);
+                self.send(output).await?;
+                return Ok(Turn::Close { linger: true });
             }
         }
     }
@@ -307,6 +312,20 @@ impl Connection {
         poll_fn(|cx| match self.watch.poll_expired(cx.waker()) {
             true => Poll::Ready(false),
             false => self.stream.poll_read_ready(cx).map(|ready| ready.is_ok()),
+        })
+        .await
+    }
+
+    /// Receives what there is. `None` when that is nothing: tokio says so only after a read that did not fill the
+    /// buffer, so `readable` may be wrong once after one that did.
+    async fn receive_at_once(&mut self, input: &mut Input) -> Option<io::Result<usize>> {
+        input.make_room();
+        let mut read = pin!(self.stream.read_buf(&mut input.bytes));
+        poll_fn(|cx| {
+            Poll::Ready(match read.as_mut().poll(cx) {
+                Poll::Ready(received) => Some(received),
+                Poll::Pending => None,
+            })
         })
         .await
     }

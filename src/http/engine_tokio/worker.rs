@@ -131,9 +131,11 @@ impl Worker {
             .and_then(|()| tokio::net::TcpStream::from_std(stream));
         // An error here means that the client is gone already.
         if let Ok(stream) = stream {
+            // Made here and not in the task, so that a drain that begins now knows of it.
+            let connection = Connection::new(stream, self);
             tokio::task::spawn_local(async move {
                 let _slot = slot;
-                Connection::new(stream, self).run().await;
+                connection.run().await;
             });
         }
     }
