@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
+use tracing::{debug, info};
 
 use super::listing::{Lister, Listing, Missing, Visit};
 use super::refill::{RefillQueue, Refiller, StoreState, log_discarded};
@@ -232,7 +233,8 @@ impl Shared {
 /// The owner's end: while it lives, segments are reserved.
 pub struct Allocator {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    lister: JoinHandle<()>,
+    refillers: Vec<JoinHandle<Box<dyn SegmentStore>>>,
 }
 
 impl Allocator {
@@ -248,19 +250,13 @@ impl Allocator {
         if let Err(error @ (StoreError::Schema(_) | StoreError::Denied(_))) = lister.list() {
             return Err(error);
         }
-        let mut allocator = Self { shared, threads: Vec::new() };
-        allocator.spawn("idalloc-tags", move || lister.run())?;
-        for index in 0..allocator.shared.config.refill_threads {
-            let refiller = Refiller { shared: allocator.shared.clone(), store: open(), failures: 0 };
-            allocator.spawn(&format!("idalloc-refill{index}"), move || refiller.run())?;
-        }
-        Ok(allocator)
-    }
-
-    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
-        self.threads.push(thread.map_err(|error| StoreError::Unavailable(format!("no thread: {error}")))?);
-        Ok(())
+        let lister = spawn("idalloc-tags".to_owned(), move || lister.run())?;
+        let refiller = |index| {
+            let refiller = Refiller { shared: shared.clone(), store: open(), failures: 0 };
+            spawn(format!("idalloc-refill{index}"), move || refiller.run())
+        };
+        let refillers = (0..shared.config.refill_threads).map(refiller).collect::<Result<_, _>>()?;
+        Ok(Self { shared, lister, refillers })
     }
 
     /// A worker's end; every thread that claims has its own.
@@ -274,25 +270,64 @@ impl Allocator {
         move || Handle { shared: shared.clone(), tags: HashMap::default() }
     }
 
-    /// Ends every tag and tells everybody who waits, then waits for the threads, which may be in the middle of a
-    /// statement, for at most `limit`. Claims fail with [`AllocError::Closed`] from now on.
+    /// Ends every tag, tells everybody who waits, and gives the store back what was never claimed, so that a restart
+    /// leaves no gap. All of it within `limit`, which may cut the giving back short: what is not given back is a gap.
+    /// Claims fail with [`AllocError::Closed`] from now on.
     pub fn close(self, limit: Duration) {
+        let deadline = Instant::now() + limit;
         // Relaxed: who sees a tag closed by the loop below has its mutex, which orders this store before.
         self.shared.closed.store(true, Relaxed);
         self.shared.queue.stop();
         self.shared.listing.stop();
-        self.shared.directory.load().tags().for_each(|tag| drop(tag.close()));
-        let deadline = Instant::now() + limit;
-        for thread in self.threads {
-            while !thread.is_finished() && Instant::now() < deadline {
-                thread::sleep(Duration::from_millis(1));
-            }
-            if thread.is_finished() {
-                // A panic was already reported by the thread itself.
-                let _ = thread.join();
+        // First the threads: a reservation that is under way is still put into its chain, and comes back with it.
+        let mut stores: Vec<_> =
+            self.refillers.into_iter().filter_map(|refiller| join_until(refiller, deadline)).collect();
+        join_until(self.lister, deadline);
+        let directory = self.shared.directory.load_full();
+        let unclaimed = directory.tags().filter_map(|tag| Some((tag, tag.close()?)));
+        for (tag, range) in unclaimed.collect::<Vec<_>>() {
+            let Some(store) = stores.last_mut().filter(|_| Instant::now() < deadline) else { return };
+            if give_back(&mut **store, tag, range).is_err() {
+                stores.pop();
             }
         }
     }
+}
+
+fn spawn<T: Send + 'static>(
+    name: String,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, StoreError> {
+    let thread = thread::Builder::new().name(name).spawn(body);
+    thread.map_err(|error| StoreError::Unavailable(format!("no thread: {error}")))
+}
+
+/// What the thread returned, if it ended in time and did not panic, of which the log knows already.
+fn join_until<T>(thread: JoinHandle<T>, deadline: Instant) -> Option<T> {
+    while !thread.is_finished() {
+        if Instant::now() >= deadline {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread.join().ok()
+}
+
+/// An error means that the store does not answer: the next tag would fare no better.
+fn give_back(store: &mut dyn SegmentStore, tag: &Tag, unclaimed: IdRange) -> Result<(), StoreError> {
+    // 0 is never an ID, so a row from which nothing was taken goes back to where it began.
+    let first = if unclaimed.start == 1 { 0 } else { unclaimed.start };
+    let given_back = store.give_back(tag.name(), unclaimed.end, first);
+    match &given_back {
+        Ok(true) => debug!(tag = tag.name(), ids = ?unclaimed, "given back"),
+        Ok(false) => {
+            info!(tag = tag.name(), ids = ?unclaimed, "others have reserved since: these IDs are skipped")
+        }
+        Err(cause) => {
+            info!(tag = tag.name(), ids = ?unclaimed, %cause, "not given back: these IDs are skipped")
+        }
+    }
+    given_back.map(drop)
 }
 
 /// A worker's end of the allocator: one thread's caches of the tags it serves.
@@ -519,7 +554,7 @@ impl Drop for Pending {
     fn drop(&mut self) {
         self.leave();
         for range in self.got.drain(..) {
-            tracing::info!(tag = &*self.name, ids = ?range, "claimed IDs had no taker and are skipped");
+            info!(tag = &*self.name, ids = ?range, "claimed IDs had no taker and are skipped");
         }
     }
 }

@@ -251,7 +251,9 @@ impl Shared {
         info!(new = new.len(), gone = gone.len(), total = kept.len() + new.len(), "the table's tags changed");
         self.directory.store(Arc::new(Directory::of(kept.into_iter().cloned().chain(new))));
         // After the swap, so that who finds a tag closed does not find it in the directory as well.
-        gone.into_iter().for_each(|tag| drop(tag.close()));
+        for tag in gone {
+            tag.close();
+        }
     }
 
     fn preload(&self, tags: Vec<Arc<Tag>>) {

@@ -227,8 +227,8 @@ pub(super) struct Refiller {
 }
 
 impl Refiller {
-    /// Serves the queue until it is stopped.
-    pub fn run(mut self) {
+    /// Serves the queue until it is stopped, and hands back the session.
+    pub fn run(mut self) -> Box<dyn SegmentStore> {
         while let Some((tag, entry)) = self.shared.queue.pop() {
             if !tag.begin_refill(entry) {
                 continue;
@@ -239,6 +239,7 @@ impl Refiller {
                 self.try_later(&tag);
             }
         }
+        self.store
     }
 
     fn refill(&mut self, tag: &Arc<Tag>) {

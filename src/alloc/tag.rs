@@ -486,15 +486,19 @@ impl Tag {
         }
     }
 
-    /// Ends the tag: nothing is claimed after this, and everybody who waits is woken to learn of it. Returns
-    /// what was never claimed, in ascending order.
-    pub fn close(&self) -> Vec<IdRange> {
+    /// Ends the tag: nothing is claimed after this, and everybody who waits is woken to learn of it. Returns what may
+    /// be given back to the store: what was never claimed and adjoins the end of the newest segment. After a
+    /// regression that is nothing, for the row is then not to be trusted.
+    pub fn close(&self) -> Option<IdRange> {
         let mut state = self.lock();
         state.closed = true;
-        let unclaimed = self.chain(&state).into_iter().map(|segment| segment.close());
-        let unclaimed = unclaimed.filter(|range| !range.is_empty()).collect();
+        let unclaimed = self.chain(&state).into_iter().rev().map(|segment| segment.close());
+        let tail = unclaimed.reduce(|tail, before| match before.end == tail.start {
+            true => IdRange { start: before.start, end: tail.end },
+            false => tail,
+        });
         state.wake_all();
-        unclaimed
+        tail.filter(|tail| !tail.is_empty() && !matches!(state.fault, Some(Fault::Regression { .. })))
     }
 }
 
@@ -789,6 +793,40 @@ mod tests {
         assert_eq!(tag.hunger(Duration::from_secs(5), later), Hunger::Starving, "the refill has failed");
         tag.complete(Job::Extend(10), ids(10, 20));
         assert_eq!(tag.hunger(Duration::ZERO, later), Hunger::None);
+    }
+
+    #[test]
+    fn what_adjoins_the_end_is_given_back_and_nothing_below_a_gap() {
+        let tag = Arc::new(running(10));
+        for start in [10, 30, 40] {
+            tag.complete(Job::Extend(10), ids(start, start + 10));
+        }
+        let mut handle = TagHandle::new(tag.clone());
+        handle.claim(4).unwrap();
+        assert_eq!(tag.close(), Some(ids(30, 50)), "another server has what is between 20 and 30");
+        assert_eq!(handle.claim(1), None);
+        assert_eq!(tag.close(), None, "once");
+    }
+
+    #[test]
+    fn a_segment_that_was_begun_is_given_back_from_its_first_unclaimed_id() {
+        let tag = Arc::new(running(10));
+        tag.complete(Job::Extend(10), ids(10, 20));
+        tag.complete(Job::Extend(10), ids(20, 30));
+        TagHandle::new(tag.clone()).claim(4).unwrap();
+        assert_eq!(tag.close(), Some(ids(14, 30)));
+        let spent = Arc::new(running(10));
+        spent.complete(Job::Extend(10), ids(10, 20));
+        TagHandle::new(spent.clone()).claim(10).unwrap();
+        assert_eq!(spent.close(), None);
+    }
+
+    #[test]
+    fn nothing_is_given_back_after_a_regression() {
+        let tag = running(10);
+        tag.complete(Job::Extend(10), ids(10, 20));
+        tag.refuse(Fault::Regression { granted: 20 });
+        assert_eq!(tag.close(), None);
     }
 
     #[test]
