@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use crossbeam_utils::CachePadded;
+use idalloc::alloc::sizing::Policy;
 use idalloc::alloc::tag::{Job, Tag, TagHandle};
-use idalloc::alloc::{Allocator, AllocatorConfig, Outcome, StoreFactory, Want};
+use idalloc::alloc::watermark::Watermarks;
+use idalloc::alloc::{Allocator, AllocatorConfig, OnRegression, Outcome, StoreFactory, Want};
 use idalloc::segment::IdRange;
 use idalloc::store::{SegmentStore, StoreError, StoreReport, TagRow};
 
@@ -19,7 +21,7 @@ use idalloc::store::{SegmentStore, StoreError, StoreReport, TagRow};
 const ENDLESS: i64 = 1 << 60;
 
 fn endless_tag() -> Arc<Tag> {
-    let tag = Arc::new(Tag::new("bench", ENDLESS, Instant::now()));
+    let tag = Arc::new(Tag::new("bench", ENDLESS, Policy::default(), Instant::now()));
     tag.complete(Job::Extend(ENDLESS), IdRange { start: 1, end: ENDLESS });
     tag
 }
@@ -97,15 +99,24 @@ impl SegmentStore for Table {
     fn give_back(&mut self, _tag: &str, _end: i64, _first: i64) -> Result<bool, StoreError> {
         Ok(false)
     }
+
+    fn raise(&mut self, _tag: &str, _to: i64) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 fn by_name(c: &mut Criterion) {
     let mut group = c.benchmark_group("an ID by the tag's name");
     for tags in [1, 1_000, 100_000] {
         let open: StoreFactory = Arc::new(move || Box::new(Table(tags)));
-        let config =
-            AllocatorConfig { refill_threads: 1, preload_tags: 0, tag_reload: Duration::from_secs(3600) };
-        let allocator = Allocator::start(config, &open).expect("the table is there");
+        let config = AllocatorConfig {
+            refill_threads: 1,
+            preload_tags: 0,
+            tag_reload: Duration::from_secs(3600),
+            policy: Policy::default(),
+            on_regression: OnRegression::Refuse,
+        };
+        let allocator = Allocator::start(config, Watermarks::default(), &open).expect("the table is there");
         let mut handle = allocator.handle();
         let names: Vec<String> = (0..tags).map(|index| format!("tag-{index}")).collect();
         names.iter().for_each(|name| load(&mut handle, name));

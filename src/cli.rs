@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use idalloc::alloc::watermark::{WatermarkError, Watermarks};
 use idalloc::alloc::{Allocator, AllocatorConfig, StoreFactory};
 use idalloc::config::{Config, ConfigError, process_env};
+use idalloc::dsn::Dsn;
 use idalloc::http::Server;
 use idalloc::store::{self, StoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -36,8 +38,25 @@ pub struct Args {
 enum Command {
     /// Serve IDs over HTTP (the default)
     Serve(ConfigArg),
+    /// Look after one tag
+    #[command(subcommand)]
+    Tag(TagCommand),
     /// Look whether the configuration, the store, its table and its durability settings are as they should be
     Check(ConfigArg),
+}
+
+#[derive(Debug, Subcommand)]
+enum TagCommand {
+    /// Raise a tag's max_id to where IDs were granted before, after the store has lost commits
+    Advance {
+        /// The tag
+        tag: String,
+        /// The max_id to raise it to; without it, what the watermark file says, when no server uses it
+        #[arg(long, value_name = "MAX_ID", value_parser = clap::value_parser!(i64).range(1..))]
+        to: Option<i64>,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
 }
 
 #[derive(Debug, ClapArgs)]
@@ -54,6 +73,14 @@ pub enum RunError {
     /// The configuration is at fault.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The watermark file cannot be used.
+    #[error("{}: {cause}; WatermarkPath names another, or none if empty", path.display())]
+    Watermark { path: PathBuf, cause: WatermarkError },
+    /// Nothing is known of what was granted.
+    #[error(
+        "no watermark is known for {0:?}: give --to, the max_id that the server's answers and its log name"
+    )]
+    NoWatermark(String),
     /// The store must be mended.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -70,6 +97,7 @@ pub fn run(args: Args) -> Result<(), RunError> {
     match args.command.unwrap_or(Command::Serve(args.serve)) {
         Command::Serve(arg) => serve(arg.config.as_deref()),
         Command::Check(arg) => check(arg.config.as_deref()),
+        Command::Tag(TagCommand::Advance { tag, to, config }) => advance(config.config.as_deref(), &tag, to),
     }
 }
 
@@ -89,6 +117,29 @@ fn check(file: Option<&Path>) -> Result<(), RunError> {
     Ok(())
 }
 
+fn advance(file: Option<&Path>, tag: &str, to: Option<i64>) -> Result<(), RunError> {
+    let config = load(file)?;
+    let known = || watermarks(&config)?.get(tag).ok_or_else(|| RunError::NoWatermark(tag.to_owned()));
+    let to = to.map_or_else(known, Ok)?;
+    let mut store = store::open(&config.dsn, &config.table);
+    store.raise(tag, to)?;
+    let rows = store.list_tags(store::TAGS_MAX)?;
+    let row = rows.iter().find(|row| row.name == tag).ok_or(StoreError::UnknownTag)?;
+    println!("max_id of {tag:?} is {}", row.max_id);
+    Ok(())
+}
+
+/// What was granted before to servers with this configuration.
+fn watermarks(config: &Config) -> Result<Watermarks, RunError> {
+    let Some(path) = &config.watermark_path else { return Ok(Watermarks::default()) };
+    let table = config.table.quoted();
+    let scope = match &config.dsn {
+        Dsn::MySql(dsn) => format!("{}/{table}", dsn.database),
+        Dsn::Sqlite(file) => format!("{}/{table}", file.display()),
+    };
+    Watermarks::open(path, &scope).map_err(|cause| RunError::Watermark { path: path.clone(), cause })
+}
+
 fn serve(file: Option<&Path>) -> Result<(), RunError> {
     let mut config = load(file)?;
     logging::start(config.log_format);
@@ -99,11 +150,17 @@ fn serve(file: Option<&Path>) -> Result<(), RunError> {
         }
     }
     config.connections_max = connections_within_file_limit(config.connections_max);
+    let watermarks = watermarks(&config)?;
+    if config.watermark_path.is_none() {
+        info!(
+            "no watermark file: a store that goes back is noticed by this process only, not after a restart"
+        );
+    }
     // Signals that come from here on are kept until they are looked at.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
 
-    let Some(allocator) = runtime.block_on(start_unless_stopped(&config, &mut signals))? else {
+    let Some(allocator) = runtime.block_on(start_unless_stopped(&config, watermarks, &mut signals))? else {
         return Ok(());
     };
     let listen_error =
@@ -153,13 +210,17 @@ fn connections_within_file_limit(wanted: usize) -> usize {
 }
 
 /// The allocator, or `None` when a signal comes while the store does not answer.
-async fn start_unless_stopped(config: &Config, signals: &mut Signals) -> Result<Option<Allocator>, RunError> {
+async fn start_unless_stopped(
+    config: &Config,
+    watermarks: Watermarks,
+    signals: &mut Signals,
+) -> Result<Option<Allocator>, RunError> {
     let (sender, started) = tokio::sync::oneshot::channel();
     let config = config.clone();
     // Not waited for after a signal: it may be in the middle of connecting, and holds nothing that matters.
     std::thread::Builder::new()
         .name("idalloc-start".to_owned())
-        .spawn(move || sender.send(start_allocator(&config)))?;
+        .spawn(move || sender.send(start_allocator(&config, watermarks)))?;
     tokio::select! {
         started = started => match started {
             Ok(allocator) => Ok(Some(allocator?)),
@@ -169,15 +230,17 @@ async fn start_unless_stopped(config: &Config, signals: &mut Signals) -> Result<
     }
 }
 
-fn start_allocator(config: &Config) -> Result<Allocator, StoreError> {
+fn start_allocator(config: &Config, watermarks: Watermarks) -> Result<Allocator, StoreError> {
     let (dsn, table) = (config.dsn.clone(), config.table.clone());
     let open: StoreFactory = Arc::new(move || store::open(&dsn, &table));
     let settings = AllocatorConfig {
         refill_threads: config.refill_threads,
         preload_tags: config.preload_tags,
         tag_reload: config.tag_reload,
+        policy: config.policy,
+        on_regression: config.on_regression,
     };
-    Allocator::start(settings, &open)
+    Allocator::start(settings, watermarks, &open)
 }
 
 /// The address to open in a browser on this machine, where there is one.

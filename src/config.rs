@@ -10,6 +10,8 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::alloc::OnRegression;
+use crate::alloc::sizing::Policy;
 use crate::dsn::{Dsn, DsnError};
 
 /// The environment variable that overrides the key `DSN`, so that a password need not be in a file.
@@ -49,6 +51,15 @@ const MAX_LEASE: IntegerKey = IntegerKey::new("MaxLease", 1_000_000, 1, 1_000_00
 const REFILL_THREADS: IntegerKey = IntegerKey::new("RefillThreads", 2, 1, 64, "threads");
 const PRELOAD_TAGS: IntegerKey = IntegerKey::new("PreloadTags", 64, 0, 1_000_000, "tags");
 const TAG_RELOAD_SECONDS: IntegerKey = IntegerKey::new("TagReloadSeconds", 10, 1, 3600, "s");
+const SEGMENT_SECONDS: IntegerKey = IntegerKey::new("SegmentSeconds", 10, 1, 3600, "s");
+const MAX_STEP_FACTOR: IntegerKey = IntegerKey::new("MaxStepFactor", 1000, 1, 1_000_000, "steps");
+const WATERMARK_PATH: TextKey = TextKey {
+    name: "WatermarkPath",
+    default: Some("idalloc-watermark.db"),
+    allowed: "a file of this server's own, or empty for none",
+};
+const ON_REGRESSION: TextKey =
+    TextKey { name: "OnRegression", default: Some("refuse"), allowed: "refuse or advance" };
 const LOG_FORMAT: TextKey = TextKey { name: "LogFormat", default: Some("text"), allowed: "text or json" };
 
 /// Every key of config.json.
@@ -70,6 +81,10 @@ pub const KEYS: &[Key] = &[
     Key::Integer(REFILL_THREADS),
     Key::Integer(PRELOAD_TAGS),
     Key::Integer(TAG_RELOAD_SECONDS),
+    Key::Integer(SEGMENT_SECONDS),
+    Key::Integer(MAX_STEP_FACTOR),
+    Key::Text(WATERMARK_PATH),
+    Key::Text(ON_REGRESSION),
     Key::Text(LOG_FORMAT),
 ];
 
@@ -139,7 +154,7 @@ impl IntegerKey {
 }
 
 /// How this process is set up. `Debug` hides the DSN's password.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `DSN`: where the segments come from.
     pub dsn: Dsn,
@@ -173,6 +188,13 @@ pub struct Config {
     pub preload_tags: usize,
     /// `TagReloadSeconds`: how often the table is searched for new tags.
     pub tag_reload: Duration,
+    /// `SegmentSeconds` and `MaxStepFactor`: how much a busy tag reserves.
+    pub policy: Policy,
+    /// `WatermarkPath`: where it is remembered what was granted. The embedded store's file shares the fate of this
+    /// one, so there it is `None` unless it is set.
+    pub watermark_path: Option<PathBuf>,
+    /// `OnRegression`: what to do when the store has gone back.
+    pub on_regression: OnRegression,
     /// `LogFormat`: how log lines look.
     pub log_format: LogFormat,
 }
@@ -323,8 +345,11 @@ impl Config {
     pub fn from_json(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let file = Entries::parse(text)?;
         let (database, name) = file.text(&TABLE, parse_table)?;
+        let dsn = file.dsn(env)?;
+        let is_off = matches!(dsn, Dsn::Sqlite(_)) && !file.has(WATERMARK_PATH.name);
+        let watermark_path = file.text(&WATERMARK_PATH, parse_optional_path)?.filter(|_| !is_off);
         Ok(Self {
-            dsn: file.dsn(env)?,
+            dsn,
             table: TableSpec { database, name, tag_column: file.text(&TAG_COLUMN, Identifier::new)? },
             http_host: file.text(&HTTP_HOST, parse_host)?,
             http_port: file.integer(&HTTP_PORT)?,
@@ -340,6 +365,12 @@ impl Config {
             refill_threads: file.integer(&REFILL_THREADS)?,
             preload_tags: file.integer(&PRELOAD_TAGS)?,
             tag_reload: file.integer(&TAG_RELOAD_SECONDS).map(Duration::from_secs)?,
+            policy: Policy {
+                segment_seconds: file.integer::<u32>(&SEGMENT_SECONDS)?.into(),
+                step_factor_max: file.integer(&MAX_STEP_FACTOR)?,
+            },
+            watermark_path,
+            on_regression: file.text(&ON_REGRESSION, parse_on_regression)?,
             log_format: file.text(&LOG_FORMAT, parse_log_format)?,
         })
     }
@@ -368,6 +399,20 @@ fn parse_engine(text: &str) -> Option<HttpEngine> {
         "may_minihttp" => Some(HttpEngine::MayMinihttp),
         _ => None,
     }
+}
+
+fn parse_on_regression(text: &str) -> Option<OnRegression> {
+    match text {
+        "refuse" => Some(OnRegression::Refuse),
+        "advance" => Some(OnRegression::Advance),
+        _ => None,
+    }
+}
+
+/// Empty text is no path.
+fn parse_optional_path(text: &str) -> Option<Option<PathBuf>> {
+    let fits = !text.chars().any(char::is_control);
+    fits.then(|| (!text.is_empty()).then(|| text.into()))
 }
 
 fn parse_log_format(text: &str) -> Option<LogFormat> {
@@ -413,6 +458,10 @@ impl Entries {
             (None, None) => return Err(ConfigError::DsnMissing),
         };
         text.parse().map_err(|reason| ConfigError::BadDsn { origin, reason })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
     }
 
     /// What `parse` makes of the key's value or default.
@@ -517,6 +566,9 @@ mod tests {
             refill_threads: 2,
             preload_tags: 64,
             tag_reload: Duration::from_secs(10),
+            policy: Policy { segment_seconds: 10.0, step_factor_max: 1000 },
+            watermark_path: None,
+            on_regression: OnRegression::Refuse,
             log_format: LogFormat::Text,
         }
     }
@@ -533,7 +585,8 @@ mod tests {
             "DSN": "u:p@tcp(h)/db", "table": "ids.t$1", "TagColumn": "biz_tag", "HttpHost": "::1", "HttpPort": 0,
             "HttpReadTimeout": 1, "HttpWriteTimeout": 2, "HttpIdleTimeout": 3, "HttpEngine": "may_minihttp",
             "Workers": 4, "MaxConnections": 5, "AllocTimeout": 6, "MaxBatch": 7, "MaxLease": 8, "RefillThreads": 9,
-            "PreloadTags": 0, "TagReloadSeconds": 11, "LogFormat": "json"
+            "PreloadTags": 0, "TagReloadSeconds": 11,
+            "SegmentSeconds": 12, "MaxStepFactor": 13, "WatermarkPath": "w.db", "OnRegression": "advance", "LogFormat": "json"
         }"#;
         let expected = Config {
             dsn: "u:p@tcp(h)/db".parse().unwrap(),
@@ -556,9 +609,21 @@ mod tests {
             refill_threads: 9,
             preload_tags: 0,
             tag_reload: Duration::from_secs(11),
+            policy: Policy { segment_seconds: 12.0, step_factor_max: 13 },
+            watermark_path: Some("w.db".into()),
+            on_regression: OnRegression::Advance,
             log_format: LogFormat::Json,
         };
         assert_eq!(parse(text), Ok(expected));
+    }
+
+    #[test]
+    fn the_watermark_is_kept_beside_a_database_and_beside_the_embedded_store_only_if_asked_for() {
+        let path = |text: &str| parse(text).unwrap().watermark_path;
+        assert_eq!(path(r#"{"DSN": "/db"}"#), Some("idalloc-watermark.db".into()));
+        assert_eq!(path(r#"{"DSN": "/db", "WatermarkPath": ""}"#), None);
+        assert_eq!(path(r#"{"DSN": "sqlite:a"}"#), None);
+        assert_eq!(path(r#"{"DSN": "sqlite:a", "WatermarkPath": "w"}"#), Some("w".into()));
     }
 
     #[test]
@@ -604,6 +669,8 @@ mod tests {
             "RefillThreads 2: 1 to 64 threads",
             "PreloadTags 64: 0 to 1000000 tags",
             "TagReloadSeconds 10: 1 to 3600 s",
+            "SegmentSeconds 10: 1 to 3600 s",
+            "MaxStepFactor 1000: 1 to 1000000 steps",
         ];
         assert_eq!(rows, expected);
     }

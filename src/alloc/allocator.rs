@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::listing::{Lister, Listing, Missing, Visit};
 use super::refill::{RefillQueue, Refiller, StoreState, log_discarded};
-use super::sizing::Latency;
+use super::sizing::{Latency, Policy};
 use super::tag::{Fault, Hunger, Need, Parked, Tag, TagHandle, Urgency, WaiterId};
 use super::watermark::Watermarks;
 use crate::segment::{Claim, IdRange};
@@ -38,6 +38,19 @@ pub struct AllocatorConfig {
     pub preload_tags: usize,
     /// How often the table is read for new, changed and deleted rows.
     pub tag_reload: Duration,
+    /// How much to reserve.
+    pub policy: Policy,
+    /// What to do when the store has gone back.
+    pub on_regression: OnRegression,
+}
+
+/// What to do when a reservation starts below the watermark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRegression {
+    /// The tag gets no IDs until its row is mended.
+    Refuse,
+    /// The row is raised to the watermark, and serving goes on.
+    Advance,
 }
 
 /// The IDs of one claim, as disjoint ranges in ascending order.
@@ -167,14 +180,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new(config: AllocatorConfig) -> Self {
+    fn new(config: AllocatorConfig, watermarks: Watermarks) -> Self {
         Self {
             config,
+            watermarks,
             directory: ArcSwap::default(),
             directory_writer: Mutex::default(),
             queue: RefillQueue::default(),
             listing: Listing::default(),
-            watermarks: Watermarks::default(),
             latency: Mutex::default(),
             store_state: StoreState::default(),
             preloading: Mutex::default(),
@@ -196,6 +209,13 @@ impl Shared {
     pub fn enqueue(&self, tag: &Arc<Tag>, urgency: Option<Urgency>) {
         if let Some(urgency) = urgency {
             self.queue.push(tag.clone(), urgency);
+        }
+    }
+
+    /// Puts the tag on the list of those that may starve, if it is to be watched.
+    pub fn watch(&self, tag: &Arc<Tag>, watch: bool) {
+        if watch {
+            lock(&self.watched).push(tag.clone());
         }
     }
 
@@ -244,8 +264,12 @@ impl Allocator {
     /// # Errors
     /// [`StoreError::Schema`] and [`StoreError::Denied`], which somebody has to mend, and
     /// [`StoreError::Unavailable`] when the system has no threads left.
-    pub fn start(config: AllocatorConfig, open: &StoreFactory) -> Result<Self, StoreError> {
-        let shared = Arc::new(Shared::new(config));
+    pub fn start(
+        config: AllocatorConfig,
+        watermarks: Watermarks,
+        open: &StoreFactory,
+    ) -> Result<Self, StoreError> {
+        let shared = Arc::new(Shared::new(config, watermarks));
         let mut lister = Lister { shared: shared.clone(), store: open(), failures: 0, checked: false };
         if let Err(error @ (StoreError::Schema(_) | StoreError::Denied(_))) = lister.list() {
             return Err(error);
@@ -285,7 +309,13 @@ impl Allocator {
         join_until(self.lister, deadline);
         let directory = self.shared.directory.load_full();
         let unclaimed = directory.tags().filter_map(|tag| Some((tag, tag.close()?)));
-        for (tag, range) in unclaimed.collect::<Vec<_>>() {
+        let unclaimed: Vec<_> = unclaimed.collect();
+        // First the watermarks: they may be too low for what was never handed out, but not too high for the next start.
+        let lowered: Vec<_> = unclaimed.iter().map(|(tag, range)| (tag.name(), *range)).collect();
+        if let Err(cause) = self.shared.watermarks.lower(&lowered) {
+            return warn!(%cause, "nothing is given back: unclaimed IDs are skipped");
+        }
+        for (tag, range) in unclaimed {
             let Some(store) = stores.last_mut().filter(|_| Instant::now() < deadline) else { return };
             if give_back(&mut **store, tag, range).is_err() {
                 stores.pop();
@@ -532,8 +562,8 @@ impl Pending {
     }
 
     fn watch(&self, watch: bool) {
-        if watch && let Registration::Tag(tag, _) = &self.registration {
-            lock(&self.shared.watched).push(tag.clone());
+        if let Registration::Tag(tag, _) = &self.registration {
+            self.shared.watch(tag, watch);
         }
     }
 

@@ -220,7 +220,7 @@ impl Shared {
             match known.get(row.name.as_str()) {
                 Some(tag) => self.observe(tag, row),
                 None => {
-                    let tag = Arc::new(Tag::new(&row.name, row.step, now));
+                    let tag = Arc::new(Tag::new(&row.name, row.step, self.config.policy, now));
                     if first_new.len() < self.config.preload_tags {
                         first_new.push(tag.clone());
                     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use loom::future::block_on;
 use loom::thread;
 
+use super::sizing::Policy;
 use super::tag::{Entry, Fault, Job, Need, Parked, Tag, TagHandle};
 use crate::segment::{IdRange, Segment};
 
@@ -34,7 +35,7 @@ fn refill(tag: &Tag, end: &mut i64) {
 }
 
 fn tag_with(segments: &[IdRange]) -> Arc<Tag> {
-    let tag = Arc::new(Tag::new("t", 2, Instant::now()));
+    let tag = Arc::new(Tag::new("t", 2, Policy::default(), Instant::now()));
     for segment in segments {
         tag.complete(Job::Extend(2), *segment);
     }

@@ -17,14 +17,14 @@ mod listing;
 #[cfg(not(loom))]
 mod refill;
 #[cfg(not(loom))]
-mod watermark;
+pub mod watermark;
 
 pub use tag::Fault;
 
 #[cfg(not(loom))]
 pub use allocator::{
-    AllocError, Allocator, AllocatorConfig, Granted, Handle, Health, Ids, Outcome, Pending, StoreFactory,
-    Want,
+    AllocError, Allocator, AllocatorConfig, Granted, Handle, Health, Ids, OnRegression, Outcome, Pending,
+    StoreFactory, Want,
 };
 #[cfg(not(loom))]
 use allocator::{Directory, Shared};

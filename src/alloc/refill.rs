@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use super::Shared;
 use super::tag::{Discarded, Entry, Fault, Job, Tag, Urgency};
+use super::watermark::Refusal;
+use super::{OnRegression, Shared};
 use crate::segment::IdRange;
 use crate::store::{SegmentStore, StoreError};
 use crate::sync::lock;
@@ -253,20 +254,22 @@ impl Refiller {
         self.shared.enqueue(tag, tag.requeue(false));
     }
 
-    fn carry_out(&mut self, tag: &Tag, job: Job) -> Result<(), StoreError> {
+    fn carry_out(&mut self, tag: &Arc<Tag>, job: Job) -> Result<(), StoreError> {
         match self.reserve(tag, job.amount()) {
             Ok(range) => self.hand_over(tag, job, range),
-            Err(StoreError::Overflow { max_id: i64::MAX }) => self.refuse(tag, Fault::Exhausted),
+            Err(StoreError::Overflow { max_id: i64::MAX }) => {
+                self.refuse(tag, Fault::Exhausted);
+                Ok(())
+            }
             // The last IDs below 2^63 are served too; they do not make a whole lease.
             Err(StoreError::Overflow { max_id }) => {
                 // A step at a time: other servers want of the rest too.
                 let rest = (i64::MAX - max_id.max(0)).min(tag.step());
                 let range = self.reserve(tag, rest)?;
-                self.hand_over(tag, Job::Extend(rest), range);
+                self.hand_over(tag, Job::Extend(rest), range)
             }
-            Err(error) => return Err(error),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     fn reserve(&mut self, tag: &Tag, amount: i64) -> Result<IdRange, StoreError> {
@@ -281,19 +284,37 @@ impl Refiller {
         Ok(IdRange { start, end })
     }
 
-    fn hand_over(&self, tag: &Tag, job: Job, range: IdRange) {
-        if let Err(granted) = self.shared.watermarks.advance(tag.name(), range) {
-            self.refuse(tag, Fault::Regression { granted });
-        } else if let Some(discarded) = tag.complete(job, range) {
-            log_discarded(tag, &discarded);
+    fn hand_over(&mut self, tag: &Arc<Tag>, job: Job, range: IdRange) -> Result<(), StoreError> {
+        match self.shared.watermarks.advance(tag.name(), range) {
+            Ok(()) => {
+                if let Some(discarded) = tag.complete(job, range) {
+                    log_discarded(tag, &discarded);
+                }
+                Ok(())
+            }
+            Err(Refusal::Behind(granted)) => self.regressed(tag, range, granted),
+            Err(Refusal::NotDurable(cause)) => Err(StoreError::Unexpected(cause.to_string())),
         }
     }
 
-    fn refuse(&self, tag: &Tag, fault: Fault) {
+    /// The store has lost a commit: what it granted now, it granted before.
+    fn regressed(&mut self, tag: &Arc<Tag>, range: IdRange, granted: i64) -> Result<(), StoreError> {
+        if self.shared.config.on_regression == OnRegression::Advance {
+            warn!(tag = tag.name(), ids = ?range, granted, "the store has gone back: raising max_id, as OnRegression says");
+            return self.store.raise(tag.name(), granted);
+        }
+        self.refuse(tag, Fault::Regression { granted });
+        Ok(())
+    }
+
+    fn refuse(&self, tag: &Arc<Tag>, fault: Fault) {
         let text = fault.to_string();
-        if tag.refuse(fault) {
+        let refused = tag.refuse(fault);
+        if refused.news {
             error!(tag = tag.name(), "the tag gets no more IDs: {text}");
         }
+        refused.discarded.iter().for_each(|discarded| log_discarded(tag, discarded));
+        self.shared.watch(tag, refused.watch);
     }
 
     fn recover(&mut self, tag: &Arc<Tag>, error: StoreError) {
@@ -337,9 +358,10 @@ pub(super) fn log_discarded(tag: &Tag, Discarded(range): &Discarded) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::alloc::sizing::Policy;
 
     fn tag(name: &str) -> Arc<Tag> {
-        Arc::new(Tag::new(name, 1, Instant::now()))
+        Arc::new(Tag::new(name, 1, Policy::default(), Instant::now()))
     }
 
     fn next(queue: &RefillQueue) -> String {

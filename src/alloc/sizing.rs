@@ -1,19 +1,30 @@
 //! How much to reserve, and when: pure arithmetic over what was measured.
 //!
-//! A reservation is `rate x SEGMENT_SECONDS` IDs, rounded up to whole steps and kept between `step` and
-//! `STEP_FACTOR_MAX x step`. It is due as soon as what stands by *behind* the head would not outlast
+//! A reservation is `rate x SegmentSeconds` IDs, rounded up to whole steps and kept between `step` and
+//! `MaxStepFactor x step`. It is due as soon as what stands by *behind* the head would not outlast
 //! `LATENCIES_AHEAD` reservations. So a quiet tag reserves exactly `step` and holds two segments, and a busy one
-//! asks the store about once in `SEGMENT_SECONDS`.
+//! asks the store about once in `SegmentSeconds`.
 
 use std::time::{Duration, Instant};
 
-/// How long a segment should last at the tag's present rate.
-pub const SEGMENT_SECONDS: f64 = 10.0;
-/// The most that one reservation takes, in steps.
-pub const STEP_FACTOR_MAX: i64 = 1000;
+/// What the operator decides.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Policy {
+    /// How long a segment should last at the tag's present rate: above 0.
+    pub segment_seconds: f64,
+    /// The most that one reservation takes, in steps: at least 1.
+    pub step_factor_max: i64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { segment_seconds: 10.0, step_factor_max: 1000 }
+    }
+}
+
 /// How many store latencies the segments behind the head must outlast.
 pub const LATENCIES_AHEAD: f64 = 4.0;
-/// The most unspent segments in a chain. Reached only when `STEP_FACTOR_MAX` steps do not last for
+/// The most unspent segments in a chain. Reached only when the largest reservations do not last for
 /// `LATENCIES_AHEAD` reservations.
 pub const CHAIN_SEGMENTS_MAX: usize = 64;
 
@@ -42,8 +53,8 @@ pub struct Demand {
 }
 
 /// How many IDs to reserve now, or `None` when the chain holds enough.
-pub fn reservation(demand: &Demand) -> Option<i64> {
-    is_due(demand).then(|| amount(demand))
+pub fn reservation(demand: &Demand, policy: &Policy) -> Option<i64> {
+    is_due(demand).then(|| amount(demand, policy))
 }
 
 fn is_due(demand: &Demand) -> bool {
@@ -55,11 +66,11 @@ fn is_due(demand: &Demand) -> bool {
     demand.segments < CHAIN_SEGMENTS_MAX && (demand.standby == 0 || (demand.standby as f64) < ahead)
 }
 
-fn amount(demand: &Demand) -> i64 {
+fn amount(demand: &Demand, policy: &Policy) -> i64 {
     // Float to integer casts saturate, and the clamp below bounds what they yield.
-    let paced = (demand.rate_per_s * SEGMENT_SECONDS) as u64;
+    let paced = (demand.rate_per_s * policy.segment_seconds) as u64;
     let wanted = paced.max(demand.waited_for.saturating_sub(demand.left));
-    let steps_max = STEP_FACTOR_MAX.max(steps_for(demand.waited_for_most, demand.step));
+    let steps_max = policy.step_factor_max.max(steps_for(demand.waited_for_most, demand.step));
     steps_for(wanted, demand.step).clamp(1, steps_max).saturating_mul(demand.step)
 }
 
@@ -68,7 +79,7 @@ fn steps_for(ids: u64, step: i64) -> i64 {
     i64::try_from(ids.div_ceil(step.unsigned_abs().max(1))).unwrap_or(i64::MAX)
 }
 
-/// A tag's measured rate: rises at once, falls with a time constant of `SEGMENT_SECONDS`.
+/// A tag's measured rate: rises at once, falls with a time constant of `segment_seconds`.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     rate_per_s: f64,
@@ -83,12 +94,12 @@ impl Pace {
     }
 
     /// Takes note that `handed_out` IDs are gone since the beginning, and returns the rate in IDs per second.
-    pub fn observe(&mut self, now: Instant, handed_out: u64) -> f64 {
+    pub fn observe(&mut self, now: Instant, handed_out: u64, policy: &Policy) -> f64 {
         let window = now.saturating_duration_since(self.window_start);
         let ids = handed_out.saturating_sub(self.handed_out_at_start) as f64;
         let sample = ids / window.max(RATE_WINDOW).as_secs_f64();
         if window >= RATE_WINDOW {
-            let weight_of_old = (-window.as_secs_f64() / SEGMENT_SECONDS).exp();
+            let weight_of_old = (-window.as_secs_f64() / policy.segment_seconds).exp();
             self.rate_per_s = sample.max(sample + (self.rate_per_s - sample) * weight_of_old);
             self.window_start = now;
             self.handed_out_at_start = handed_out;
@@ -100,8 +111,8 @@ impl Pace {
 
     /// Callers had to wait, so what was handed out says less than what was asked for: assume twice as much,
     /// up to the rate for which the largest reservation would do.
-    pub fn starved(&mut self, step: i64) {
-        let served_by_largest = step as f64 * STEP_FACTOR_MAX as f64 / SEGMENT_SECONDS;
+    pub fn starved(&mut self, step: i64, policy: &Policy) {
+        let served_by_largest = step as f64 * policy.step_factor_max as f64 / policy.segment_seconds;
         self.rate_per_s = self.rate_per_s.max((self.rate_per_s * 2.0).min(served_by_largest));
     }
 }
@@ -141,8 +152,15 @@ impl Default for Latency {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::*;
+    use super::{CHAIN_SEGMENTS_MAX, Demand, Duration, Instant, Latency, Pace, Policy};
     use proptest::prelude::*;
+
+    /// With the policy that holds unless the operator says otherwise.
+    fn reservation(demand: &Demand) -> Option<i64> {
+        super::reservation(demand, &Policy::default())
+    }
+
+    const POLICY: Policy = Policy { segment_seconds: 10.0, step_factor_max: 1000 };
 
     const QUIET: Demand = Demand {
         step: 1000,
@@ -199,23 +217,27 @@ mod tests {
         let start = Instant::now();
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
         let mut pace = Pace::new(start);
-        assert_eq!(pace.observe(at(0.01), 200), 200.0, "a burst counts as spread over a second");
-        assert_eq!(pace.observe(at(1.0), 10_000), 10_000.0);
-        let falling = pace.observe(at(11.0), 10_000);
+        assert_eq!(pace.observe(at(0.01), 200, &POLICY), 200.0, "a burst counts as spread over a second");
+        assert_eq!(pace.observe(at(1.0), 10_000, &POLICY), 10_000.0);
+        let falling = pace.observe(at(11.0), 10_000, &POLICY);
         assert!((3_600.0..3_700.0).contains(&falling), "1/e after a time constant, not {falling}");
-        assert!(pace.observe(at(3600.0), 10_001) < 1.0, "an hour later it is forgotten");
-        assert!(pace.observe(at(3601.0), 110_001) >= 100_000.0, "and rises at once");
+        assert!(pace.observe(at(3600.0), 10_001, &POLICY) < 1.0, "an hour later it is forgotten");
+        assert!(pace.observe(at(3601.0), 110_001, &POLICY) >= 100_000.0, "and rises at once");
     }
 
     #[test]
     fn starving_doubles_the_rate() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
-        pace.observe(start + Duration::from_secs(1), 1000);
-        pace.starved(1000);
-        assert_eq!(pace.observe(start + Duration::from_millis(1001), 1000), 2000.0);
-        (0..2000).for_each(|_| pace.starved(1000));
-        assert_eq!(pace.observe(start + Duration::from_millis(1002), 1000), 100_000.0, "but not for ever");
+        pace.observe(start + Duration::from_secs(1), 1000, &POLICY);
+        pace.starved(1000, &POLICY);
+        assert_eq!(pace.observe(start + Duration::from_millis(1001), 1000, &POLICY), 2000.0);
+        (0..2000).for_each(|_| pace.starved(1000, &POLICY));
+        assert_eq!(
+            pace.observe(start + Duration::from_millis(1002), 1000, &POLICY),
+            100_000.0,
+            "but not for ever"
+        );
     }
 
     #[test]
@@ -250,7 +272,7 @@ mod tests {
             if let Some(amount) = reservation(&demand) {
                 prop_assert!(amount >= demand.step);
                 prop_assert!(amount == i64::MAX || amount % demand.step == 0);
-                let largest = i128::from(demand.step) * i128::from(STEP_FACTOR_MAX)
+                let largest = i128::from(demand.step) * i128::from(POLICY.step_factor_max)
                     .max(i128::from(demand.waited_for_most) + i128::from(demand.step));
                 prop_assert!(i128::from(amount) <= largest);
             }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::sizing::{self, Demand, Pace};
+use super::sizing::{self, Demand, Pace, Policy};
 use crate::segment::{Claim, IdRange, Segment};
 use crate::sync::{ArcSwapOption, Cache, Mutex, MutexGuard, lock};
 
@@ -51,6 +51,7 @@ pub enum Fault {
 /// A tag: the head of its chain, and what surrounds it.
 pub struct Tag {
     name: Box<str>,
+    policy: Policy,
     /// `None` until the first segment is there; then it only moves forward along the chain.
     head: ArcSwapOption<Segment>,
     state: Mutex<State>,
@@ -187,13 +188,24 @@ impl Job {
     }
 }
 
+/// What came of [`Tag::refuse`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The fault is another one than before.
+    pub news: bool,
+    /// Whether the tag must be put on the list of those that may starve.
+    pub watch: bool,
+    /// What was in memory.
+    pub discarded: Vec<Discarded>,
+}
+
 /// IDs that were reserved and then had no taker: a gap, which the log names.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Discarded(pub IdRange);
 
 impl Tag {
     /// A tag with this row's step and no segment yet.
-    pub fn new(name: &str, step: i64, now: Instant) -> Self {
+    pub fn new(name: &str, step: i64, policy: Policy, now: Instant) -> Self {
         let state = State {
             refill: Refill::Idle,
             in_urgent: false,
@@ -210,7 +222,7 @@ impl Tag {
             on_watch: false,
             failures: 0,
         };
-        Self { name: name.into(), head: ArcSwapOption::empty(), state: Mutex::new(state) }
+        Self { name: name.into(), policy, head: ArcSwapOption::empty(), state: Mutex::new(state) }
     }
 
     /// The `app_tag`.
@@ -328,7 +340,7 @@ impl Tag {
         let left = unspent.iter().sum();
         Demand {
             step: state.step,
-            rate_per_s: state.pace.observe(now, state.appended - left),
+            rate_per_s: state.pace.observe(now, state.appended - left, &self.policy),
             latency,
             segments: unspent.len(),
             standby: unspent.iter().skip(1).sum(),
@@ -346,7 +358,7 @@ impl Tag {
         }
         if state.tail.is_some() && state.supplies_waited_for().next().is_some() {
             let step = state.step;
-            state.pace.starved(step);
+            state.pace.starved(step, &self.policy);
         }
         let segment = Arc::new(Segment::new(ids));
         state.appended += ids.len();
@@ -403,7 +415,7 @@ impl Tag {
             return None;
         }
         let demand = self.demand(state, latency, now);
-        let extend = || sizing::reservation(&demand).map(Job::Extend);
+        let extend = || sizing::reservation(&demand, &self.policy).map(Job::Extend);
         let lease = || state.first_lease();
         // Leases go before what stands by for later, but not before callers whom the chain cannot serve.
         match demand.left < demand.waited_for {
@@ -428,12 +440,19 @@ impl Tag {
         }
     }
 
-    /// The refill failed for a reason that callers need not wait out: all of them are told. Returns whether
-    /// the reason is a new one.
-    pub fn refuse(&self, fault: Fault) -> bool {
+    /// The refill failed for a reason that callers need not wait out: all of them are told. After a regression nothing
+    /// that is in memory is handed out either: the store may have granted it to others since it forgot.
+    pub fn refuse(&self, fault: Fault) -> Refused {
         let mut state = self.lock();
+        let mut discarded = Vec::new();
+        if matches!(fault, Fault::Regression { .. }) {
+            let ranges = self.chain(&state).into_iter().map(|segment| segment.close());
+            discarded.extend(ranges.filter(|range| !range.is_empty()).map(Discarded));
+        }
         state.failures = state.failures.saturating_add(1);
-        state.fail_all(fault)
+        let news = state.fail_all(fault);
+        let watch = self.left_in(&state) == 0 && state.note_empty(Instant::now());
+        Refused { news, watch, discarded }
     }
 
     /// The refill failed because of this tag's row, and is to be tried again after a pause: those who wait go
@@ -662,7 +681,7 @@ mod tests {
     }
 
     fn tag(step: i64) -> Tag {
-        Tag::new("t", step, Instant::now())
+        Tag::new("t", step, Policy::default(), Instant::now())
     }
 
     /// A tag whose refill is under way.
@@ -822,11 +841,28 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_given_back_after_a_regression() {
-        let tag = running(10);
+    fn after_a_regression_nothing_is_handed_out_or_given_back() {
+        let tag = Arc::new(running(10));
+        tag.complete(Job::Extend(10), ids(10, 20));
+        let mut handle = TagHandle::new(tag.clone());
+        handle.claim(3).unwrap();
+        let refused = tag.refuse(Fault::Regression { granted: 20 });
+        assert_eq!(refused, Refused { news: true, watch: true, discarded: vec![Discarded(ids(13, 20))] });
+        assert_eq!(handle.claim(1), None, "others may have been granted the same");
+        assert_eq!(tag.hunger(Duration::from_secs(9), Instant::now()), Hunger::Starving, "without a caller");
+        assert_eq!(tag.close(), None);
+    }
+
+    #[test]
+    fn a_tag_serves_again_when_its_row_is_mended() {
+        let tag = Arc::new(running(10));
         tag.complete(Job::Extend(10), ids(10, 20));
         tag.refuse(Fault::Regression { granted: 20 });
-        assert_eq!(tag.close(), None);
+        assert_eq!(next_job(&tag), None);
+        assert_eq!(tag.observe_row(10, 20), Some(Urgency::Urgent));
+        assert!(tag.begin_refill(Entry::Urgent));
+        tag.complete(Job::Extend(10), ids(20, 30));
+        assert_eq!(TagHandle::new(tag).claim(1).unwrap().ids, ids(20, 21));
     }
 
     #[test]

@@ -1,33 +1,151 @@
-//! The highest end this process was ever granted for each tag.
+//! The highest end this process was ever granted for each tag, kept outside the store.
 //!
-//! A reservation that starts below it was granted before, so the store has lost a commit.
+//! A reservation that starts below it was granted before, so the store has lost a commit. In a file the watermarks
+//! outlive the process: what is granted is durable there *before* it is handed out.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Mutex;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::segment::IdRange;
 use crate::sync::lock;
+
+/// Ends by scope and tag, which a NUL parts.
+const ENDS: TableDefinition<&str, i64> = TableDefinition::new("ends");
+
+/// Pages that redb may keep in memory; a watermark is read once, at start.
+const CACHE_BYTES: usize = 1024 * 1024;
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WatermarkError {
+    /// Two processes must not share one file: each knows only what it was granted itself.
+    #[error("another process uses the watermark file: give each its own WatermarkPath")]
+    InUse,
+    /// It cannot be read or written.
+    #[error("the watermark file: {0}")]
+    File(redb::Error),
+}
+
+impl<E: Into<redb::Error>> From<E> for WatermarkError {
+    fn from(error: E) -> Self {
+        match error.into() {
+            redb::Error::DatabaseAlreadyOpen => Self::InUse,
+            error => Self::File(error),
+        }
+    }
+}
+
+/// Why nothing of a granted range may be handed out.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It starts below the watermark, which is this.
+    Behind(i64),
+    /// The watermark could not be made durable.
+    NotDurable(WatermarkError),
+}
 
 /// The watermarks of all tags, those whose rows are gone included: a row that comes back starts no lower.
 #[derive(Default)]
 pub struct Watermarks {
     ends: Mutex<HashMap<Box<str>, i64>>,
+    file: Option<File>,
+}
+
+struct File {
+    database: Database,
+    /// What tells this table's tags from those of another in the same file.
+    scope: String,
 }
 
 impl Watermarks {
+    /// The watermarks of the file at `path`, which is made if need be, for the tags of the table that `scope` names.
+    ///
+    /// # Errors
+    /// Another process uses the file, or it cannot be read and written.
+    pub fn open(path: &Path, scope: &str) -> Result<Self, WatermarkError> {
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+        let writing = database.begin_write()?;
+        writing.open_table(ENDS)?;
+        writing.commit()?;
+        let file = File { database, scope: scope.to_owned() };
+        Ok(Self { ends: Mutex::new(file.read()?), file: Some(file) })
+    }
+
     /// Raises the tag's watermark to the end of what the store has just granted.
     ///
     /// # Errors
-    /// When the range starts below the watermark, which is returned and stays as it is: nothing of the range
-    /// may be handed out.
-    pub fn advance(&self, tag: &str, granted: IdRange) -> Result<(), i64> {
+    /// The watermark then stays as it is, and nothing of the range may be handed out.
+    pub fn advance(&self, tag: &str, granted: IdRange) -> Result<(), Refusal> {
+        if let Some(end) = lock(&self.ends).get(tag).copied().filter(|end| granted.start < *end) {
+            return Err(Refusal::Behind(end));
+        }
+        // A tag has one refill at a time, so nobody else moves its watermark meanwhile.
+        self.keep(&[(tag, granted.end)]).map_err(Refusal::NotDurable)
+    }
+
+    /// Lowers watermarks to the start of closed ranges that were never handed out, if these end there: before they are
+    /// given back, so that the next start is not refused.
+    ///
+    /// # Errors
+    /// The file cannot be written; the watermarks then stay as they are.
+    pub fn lower(&self, unclaimed: &[(&str, IdRange)]) -> Result<(), WatermarkError> {
+        let lowered: Vec<_> = {
+            let ends = lock(&self.ends);
+            let at_the_top = unclaimed.iter().filter(|(tag, range)| ends.get(*tag) == Some(&range.end));
+            at_the_top.map(|(tag, range)| (*tag, range.start)).collect()
+        };
+        self.keep(&lowered)
+    }
+
+    fn keep(&self, new: &[(&str, i64)]) -> Result<(), WatermarkError> {
+        if let Some(file) = &self.file {
+            file.write(new)?;
+        }
         let mut ends = lock(&self.ends);
-        match ends.get_mut(tag) {
-            Some(end) if granted.start < *end => return Err(*end),
-            Some(end) => *end = granted.end,
-            None => drop(ends.insert(tag.into(), granted.end)),
+        for (tag, end) in new {
+            ends.insert((*tag).into(), *end);
         }
         Ok(())
+    }
+
+    /// The tag's watermark.
+    pub fn get(&self, tag: &str) -> Option<i64> {
+        lock(&self.ends).get(tag).copied()
+    }
+}
+
+impl File {
+    fn key(&self, tag: &str) -> String {
+        format!("{}\0{tag}", self.scope)
+    }
+
+    fn read(&self) -> Result<HashMap<Box<str>, i64>, WatermarkError> {
+        let reading = self.database.begin_read()?;
+        let mut ends = HashMap::new();
+        for entry in reading.open_table(ENDS)?.iter()? {
+            let (key, end) = entry?;
+            if let Some((scope, tag)) = key.value().split_once('\0')
+                && scope == self.scope
+            {
+                ends.insert(tag.into(), end.value());
+            }
+        }
+        Ok(ends)
+    }
+
+    /// Returns when the new ends are durable, all of them or none.
+    fn write(&self, new: &[(&str, i64)]) -> Result<(), WatermarkError> {
+        let writing = self.database.begin_write()?;
+        {
+            let mut table = writing.open_table(ENDS)?;
+            for (tag, end) in new {
+                table.insert(self.key(tag).as_str(), end)?;
+            }
+        }
+        Ok(writing.commit()?)
     }
 }
 
@@ -35,14 +153,71 @@ impl Watermarks {
 mod tests {
     use super::*;
 
+    fn range(start: i64, end: i64) -> IdRange {
+        IdRange { start, end }
+    }
+
+    fn behind(result: Result<(), Refusal>) -> Option<i64> {
+        match result {
+            Err(Refusal::Behind(end)) => Some(end),
+            _ => None,
+        }
+    }
+
     #[test]
     fn a_range_below_what_was_granted_before_is_refused_and_changes_nothing() {
         let marks = Watermarks::default();
-        let range = |start, end| IdRange { start, end };
-        assert_eq!(marks.advance("a", range(100, 200)), Ok(()));
-        assert_eq!(marks.advance("b", range(0, 10)), Ok(()), "tags are apart");
-        assert_eq!(marks.advance("a", range(199, 900)), Err(200));
-        assert_eq!(marks.advance("a", range(200, 300)), Ok(()));
-        assert_eq!(marks.advance("a", range(500, 600)), Ok(()), "another node was in between");
+        assert!(marks.advance("a", range(100, 200)).is_ok());
+        assert!(marks.advance("b", range(0, 10)).is_ok(), "tags are apart");
+        assert_eq!(behind(marks.advance("a", range(199, 900))), Some(200));
+        assert!(marks.advance("a", range(200, 300)).is_ok());
+        assert!(marks.advance("a", range(500, 600)).is_ok(), "another node was in between");
+    }
+
+    #[test]
+    fn a_file_outlives_its_process_and_knows_the_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marks.db");
+        let marks = Watermarks::open(&path, "db.one").unwrap();
+        marks.advance("a", range(0, 500)).unwrap();
+        drop(marks);
+        let marks = Watermarks::open(&path, "db.one").unwrap();
+        assert_eq!(behind(marks.advance("a", range(499, 600))), Some(500));
+        drop(marks);
+        let other = Watermarks::open(&path, "db.two").unwrap();
+        assert!(other.advance("a", range(0, 10)).is_ok(), "another table's tag");
+    }
+
+    #[test]
+    fn two_processes_on_one_file_are_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marks.db");
+        let _first = Watermarks::open(&path, "t").unwrap();
+        assert!(matches!(Watermarks::open(&path, "t"), Err(WatermarkError::InUse)));
+    }
+
+    #[test]
+    fn a_watermark_follows_down_only_what_was_not_handed_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marks.db");
+        let marks = Watermarks::open(&path, "t").unwrap();
+        marks.advance("a", range(0, 200)).unwrap();
+        marks.advance("b", range(0, 200)).unwrap();
+        marks.lower(&[("a", range(50, 200)), ("b", range(50, 100))]).unwrap();
+        drop(marks);
+        let marks = Watermarks::open(&path, "t").unwrap();
+        assert_eq!((marks.get("a"), marks.get("b")), (Some(50), Some(200)), "b's range was not its newest");
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marks.db");
+        std::fs::write(&path, "x".repeat(10_000)).unwrap();
+        assert!(matches!(Watermarks::open(&path, "t"), Err(WatermarkError::File(_))));
+        assert!(matches!(
+            Watermarks::open(&dir.path().join("no/such/dir"), "t"),
+            Err(WatermarkError::File(_))
+        ));
     }
 }

@@ -63,6 +63,12 @@ pub trait SegmentStore: Send {
     /// # Errors
     /// Any [`StoreError`]; the IDs are then a gap, never a duplicate.
     fn give_back(&mut self, tag: &str, end: i64, first_unclaimed: i64) -> Result<bool, StoreError>;
+
+    /// Raises the row's `max_id` to `to`, if it is below.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the row is then as it was, or raised all the same.
+    fn raise(&mut self, tag: &str, to: i64) -> Result<(), StoreError>;
 }
 
 /// A new session with `table` in the store that `dsn` names. Connects at the first call.

@@ -172,6 +172,14 @@ impl SegmentStore for MySqlStore {
             Ok(acknowledged_rows(conn)? == 1)
         })
     }
+
+    fn raise(&mut self, tag: &str, to: i64) -> Result<(), StoreError> {
+        self.call(|Session { conn, .. }, table| {
+            conn.exec_drop(&table.raise, (to, tag, to))?;
+            acknowledged_rows(conn)?;
+            Ok(())
+        })
+    }
 }
 
 /// How many rows the last statement changed. A warning may mean a clamped value, so it is as bad as an error.
@@ -357,6 +365,7 @@ struct Table {
     tag: String,
     reserve: String,
     give_back: String,
+    raise: String,
 }
 
 impl Table {
@@ -370,6 +379,7 @@ impl Table {
                 "UPDATE {name} SET max_id = LAST_INSERT_ID(GREATEST(max_id, 0) + ?) WHERE {tag} = ? AND max_id <= ?"
             ),
             give_back: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id = ?"),
+            raise: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id < ?"),
             name,
             tag,
         }

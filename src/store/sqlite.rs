@@ -141,6 +141,15 @@ impl SegmentStore for SqliteStore {
             Ok(db.prepare_cached(&sql)?.execute((first_unclaimed, tag, end))? == 1)
         })
     }
+
+    fn raise(&mut self, tag: &str, to: i64) -> Result<(), StoreError> {
+        self.call(|Session { db, .. }, table| {
+            let sql =
+                format!("UPDATE {} SET max_id = ?1 WHERE {} = ?2 AND max_id < ?1", table.name, table.tag);
+            db.prepare_cached(&sql)?.execute((to, tag))?;
+            Ok(())
+        })
+    }
 }
 
 /// Waits its turn by itself: this is the one statement that does not heed the busy timeout.

@@ -1,0 +1,165 @@
+//! A store that goes back: noticed while the server runs and after a restart, and mended.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::mariadb::MariaDb;
+use support::server::{Server, Setup};
+use tempfile::TempDir;
+
+const ALLOC: &str = "/alloc?app_tag=test_business";
+
+/// A database whose row hands out ten IDs at a time, and a place for the watermark.
+struct Site {
+    database: MariaDb,
+    dir: TempDir,
+}
+
+impl Site {
+    fn new() -> Site {
+        let site = Site { database: MariaDb::start(), dir: tempfile::tempdir().unwrap() };
+        site.database.exec("UPDATE segments SET step = 10 WHERE app_tag = 'test_business'");
+        site
+    }
+
+    fn watermark(&self) -> PathBuf {
+        self.dir.path().join("watermark.db")
+    }
+
+    fn setup(&self) -> Setup {
+        let path = self.watermark();
+        Setup::on(&self.database.dsn())
+            .key("TagReloadSeconds", 1)
+            .key("WatermarkPath", path.to_str().unwrap())
+    }
+
+    /// A server that was granted at least up to 1000, and the highest end it was granted.
+    fn serve_a_while(&self) -> (Server, i64) {
+        let server = self.setup().start();
+        server.await_status("/health", 200);
+        assert_eq!(server.get(&format!("{ALLOC}&count=1000")).ids().len(), 1000);
+        (server, self.settled_max_id())
+    }
+
+    /// `max_id` once no refill is under way any more.
+    fn settled_max_id(&self) -> i64 {
+        let mut last = 0;
+        loop {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            match self.database.max_id("test_business") {
+                max_id if max_id == last => return max_id,
+                max_id => last = max_id,
+            }
+        }
+    }
+
+    /// What a failover to a replica that lagged looks like.
+    fn set_max_id(&self, max_id: i64) {
+        self.database.exec(&format!("UPDATE segments SET max_id = {max_id} WHERE app_tag = 'test_business'"));
+    }
+
+    fn idalloc(&self, args: &[&str]) -> std::process::Output {
+        let config = self.dir.path().join("config.json");
+        let text = serde_json::json!({"DSN": self.database.dsn(), "WatermarkPath": self.watermark()});
+        std::fs::write(&config, text.to_string()).unwrap();
+        Command::new(env!("CARGO_BIN_EXE_idalloc"))
+            .args(args)
+            .args([Path::new("--config"), &config])
+            .env_remove("IDALLOC_DSN")
+            .output()
+            .unwrap()
+    }
+}
+
+/// Asks until a reservation is refused: what was in memory may be served before.
+fn await_fence(server: &Server, granted: i64) {
+    let refused = server.await_status(&format!("{ALLOC}&count=100"), 503);
+    assert!(refused.body.contains(&format!("raise max_id to {granted} or more")), "{refused:?}");
+    server.await_status("/health", 503);
+    assert_eq!(server.get(ALLOC).status, 503, "nothing in memory is handed out either");
+    let line = server.await_log("the tag gets no more IDs");
+    assert!(line.contains(&format!("raise max_id to {granted} or more")), "{line}");
+}
+
+#[test]
+fn a_store_that_goes_back_under_a_running_server_fences_the_tag_until_the_row_is_mended() {
+    let site = Site::new();
+    let (server, granted) = site.serve_a_while();
+    site.set_max_id(500);
+    await_fence(&server, granted);
+    let max_id = site.database.max_id("test_business");
+    assert_eq!(server.get(ALLOC).status, 503);
+    assert_eq!(site.database.max_id("test_business"), max_id, "a fenced tag reserves nothing");
+    site.set_max_id(granted + 1000);
+    assert_eq!(server.await_status(ALLOC, 200).id(), granted + 1000);
+    server.await_status("/health", 200);
+}
+
+#[test]
+fn a_restart_does_not_forget_and_tag_advance_mends_the_row() {
+    let site = Site::new();
+    let (server, granted) = site.serve_a_while();
+    drop(server);
+    site.set_max_id(0);
+    let server = site.setup().start();
+    await_fence(&server, granted);
+    let output = site.idalloc(&["tag", "advance", "test_business"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && message.contains("another process uses the watermark file"),
+        "{message}"
+    );
+    drop(server);
+    let output = site.idalloc(&["tag", "advance", "test_business"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(site.database.max_id("test_business"), granted);
+    assert_eq!(site.setup().start().await_status(ALLOC, 200).id(), granted);
+}
+
+#[test]
+fn tag_advance_works_beside_a_running_server_when_told_where_to() {
+    let site = Site::new();
+    let (server, granted) = site.serve_a_while();
+    site.set_max_id(0);
+    await_fence(&server, granted);
+    let output = site.idalloc(&["tag", "advance", "test_business", "--to", &granted.to_string()]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(server.await_status(ALLOC, 200).id(), granted);
+    let output = site.idalloc(&["tag", "advance", "nobody", "--to", "5"]);
+    assert!(!output.status.success(), "no such row");
+}
+
+#[test]
+fn on_regression_advance_goes_on_by_itself() {
+    let site = Site::new();
+    let (server, granted) = site.serve_a_while();
+    drop(server);
+    site.set_max_id(0);
+    let server = site.setup().key("OnRegression", "advance").start();
+    assert_eq!(server.await_status(ALLOC, 200).id(), granted);
+    server.await_log("the store has gone back");
+}
+
+#[test]
+fn a_clean_restart_is_not_fenced_by_what_it_gave_back() {
+    let site = Site::new();
+    for round in 0..3 {
+        let mut server = site.setup().start();
+        server.await_status("/health", 200);
+        assert_eq!(server.get(ALLOC).id(), round + 1);
+        server.signal(libc::SIGTERM);
+        assert!(server.wait().success());
+    }
+}
+
+#[test]
+fn two_servers_on_one_file_are_an_error() {
+    let site = Site::new();
+    let _first = site.setup().start();
+    let output = site.idalloc(&["serve"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(message.contains("another process uses the watermark file"), "{message}");
+}
