@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::{BorrowedFd, RawFd};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle};
@@ -110,10 +109,12 @@ struct Activity {
     state: Mutex<ActivityState>,
 }
 
-#[derive(Default, Clone, Copy)]
+#[derive(Default)]
 struct ActivityState {
     answered: u64,
     at_work: bool,
+    /// Who waits for IDs, and until when. The crate's own timer loses deadlines once its acceptor was cancelled.
+    waiting: Option<(Instant, Arc<Blocker>)>,
 }
 
 impl Connections {
@@ -184,11 +185,15 @@ impl Connections {
 
 impl Watch {
     fn is_overdue(&mut self, fd: RawFd, now: Instant, limits: &Limits) -> bool {
-        let activity = *lock(&self.activity.state);
+        let activity = lock(&self.activity.state);
+        if let Some((_, blocker)) = activity.waiting.as_ref().filter(|(until, _)| now >= *until) {
+            blocker.unpark();
+        }
         if activity.answered != self.answered || activity.at_work {
             self.answered = activity.answered;
             self.answered_at = now;
         }
+        drop(activity);
         let unsent = unsent_bytes(fd);
         if unsent == 0 || unsent != self.unsent {
             self.unsent_at = now;
@@ -316,15 +321,16 @@ impl Connection {
             }
         }
         let request = outline.request(&form);
-        let keep_alive = request.keep_alive && !self.handler.service().draining.load(Relaxed);
-        let delivery =
-            Delivery { version: request.version, keep_alive, head_only: request.method == Method::Head };
         // Not before: a body that never comes must not keep the connection from being closed.
         lock(&self.activity.state).at_work = true;
         let answer = match self.handler.handle(&request) {
             Reply::Now(answer) => answer,
             Reply::Later(waiting) => self.await_ids(waiting),
         };
+        // Looked at after the wait: the server may have been told to stop meanwhile.
+        let keep_alive = request.keep_alive && !self.handler.service().is_draining();
+        let delivery =
+            Delivery { version: request.version, keep_alive, head_only: request.method == Method::Head };
         Ok((answer, delivery))
     }
 
@@ -333,15 +339,18 @@ impl Connection {
         let blocker = Blocker::current();
         let waker = Waker::from(Arc::new(Unpark(blocker.clone())));
         let deadline = Instant::now() + self.handler.service().alloc_timeout;
-        loop {
+        lock(&self.activity.state).waiting = Some((deadline, blocker.clone()));
+        let answer = loop {
             if let Poll::Ready(answer) = self.handler.poll(&mut waiting, &mut Context::from_waker(&waker)) {
-                return answer;
+                break answer;
             }
-            let rest = deadline.saturating_duration_since(Instant::now());
-            if rest.is_zero() || blocker.park(Some(rest)).is_err() && Instant::now() >= deadline {
-                return self.handler.give_up(waiting);
+            // The sweep unparks it too, when the deadline is over.
+            if Instant::now() >= deadline || blocker.park(None).is_err() {
+                break self.handler.give_up(waiting);
             }
-        }
+        };
+        lock(&self.activity.state).waiting = None;
+        answer
     }
 
     fn respond(&mut self, answer: &Answer, delivery: Delivery, response: &mut MayResponse) {

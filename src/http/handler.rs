@@ -29,6 +29,14 @@ pub struct Service {
     pub draining: AtomicBool,
 }
 
+impl Service {
+    /// Whether the server was told to stop: every answer is then the last on its connection.
+    pub fn is_draining(&self) -> bool {
+        // Relaxed: nothing else is learned from it, and a request more or less does not matter.
+        self.draining.load(Relaxed)
+    }
+}
+
 /// Answers requests; one for each worker.
 pub struct Handler {
     handle: Handle,
@@ -92,7 +100,7 @@ impl Handler {
     }
 
     /// What all handlers share.
-    pub fn service(&self) -> &Service {
+    pub fn service(&self) -> &Arc<Service> {
         &self.service
     }
 
@@ -166,8 +174,7 @@ impl Handler {
     }
 
     fn refuse_when_draining(&self) -> Result<(), ApiError> {
-        // Relaxed: nothing else is learned from it, and a request more or less does not matter.
-        match self.service.draining.load(Relaxed) {
+        match self.service.is_draining() {
             true => Err(unavailable(AllocError::Closed.to_string())),
             false => Ok(()),
         }

@@ -85,7 +85,7 @@ impl Server {
 
     /// Stops listening, answers the requests that are under way, refuses new ones, and closes every connection, within `limit`.
     pub fn drain(self, limit: Duration) {
-        // Relaxed: see `Handler::refuse_when_draining`.
+        // Relaxed: see `Service::is_draining`.
         self.service.draining.store(true, Relaxed);
         match self.engine {
             Engine::Tokio(engine) => engine.drain(limit),

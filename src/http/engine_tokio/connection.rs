@@ -302,7 +302,7 @@ impl Connection {
 
     async fn await_ids(&self, mut waiting: Waiting) -> Answer {
         let handler = &self.worker.handler;
-        let limit = handler.borrow().service().alloc_timeout;
+        let limit = self.worker.service.alloc_timeout;
         let answer = timeout(limit, poll_fn(|cx| handler.borrow_mut().poll(&mut waiting, cx))).await;
         answer.unwrap_or_else(|_| handler.borrow().give_up(waiting))
     }

@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::connection::{Buffers, Connection};
 use super::{Slot, TICK};
 use crate::http::Limits;
-use crate::http::handler::Handler;
+use crate::http::handler::{Handler, Service};
 use crate::http::request::{Memo, Method, Request};
 use crate::http::response::{Delivery, Encoder};
 
@@ -30,13 +30,13 @@ pub(super) struct Worker {
     pub encoder: RefCell<Encoder>,
     pub memo: RefCell<Memo>,
     pub limits: Limits,
+    pub service: Arc<Service>,
     open: Arc<AtomicUsize>,
     spare_buffers: RefCell<Vec<Buffers>>,
     watches: RefCell<Slab<Rc<Watch>>>,
     started: Instant,
     /// Time since `started` at the last tick.
     now: Cell<Duration>,
-    draining: Cell<bool>,
 }
 
 /// What the sweep knows of one connection.
@@ -81,6 +81,7 @@ impl Watch {
 impl Worker {
     pub fn new(handler: Handler, limits: Limits, open: Arc<AtomicUsize>) -> Self {
         Self {
+            service: handler.service().clone(),
             handler: RefCell::new(handler),
             encoder: RefCell::default(),
             memo: RefCell::default(),
@@ -90,7 +91,6 @@ impl Worker {
             watches: RefCell::default(),
             started: Instant::now(),
             now: Cell::default(),
-            draining: Cell::new(false),
         }
     }
 
@@ -113,7 +113,6 @@ impl Worker {
 
     async fn drain(&self, mut ticks: tokio::time::Interval) {
         self.tick();
-        self.draining.set(true);
         for (_, watch) in self.watches.borrow().iter().filter(|(_, watch)| watch.idle.get()) {
             watch.deadline.set(watch.deadline.get().min(self.deadline_after(DRAIN_IDLE)));
         }
@@ -159,7 +158,7 @@ impl Worker {
     // ---- for connections ----
 
     pub fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.service.is_draining()
     }
 
     /// How the answer to `request` is delivered.
