@@ -196,7 +196,8 @@ impl MariaDb {
         Conn::new(OptsBuilder::new().user(Some("root")).socket(Some(socket)).prefer_socket(false))
     }
 
-    fn load_schema(&self) {
+    /// Runs schema.sql, as an operator may at any time, and gives root its password.
+    pub fn load_schema(&self) {
         const SCHEMA: &str = include_str!("../../schema.sql");
         let grants = format!(
             "SET STATEMENT sql_log_bin = 0 FOR CREATE OR REPLACE USER root@127.0.0.1 IDENTIFIED BY '{PASSWORD}';\n\

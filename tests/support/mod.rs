@@ -2,4 +2,5 @@
 #![allow(dead_code)]
 
 pub mod mariadb;
+pub mod program;
 pub mod server;

@@ -3,14 +3,18 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rlimit::Resource;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use super::program::{Ended, Run};
 
 /// How long anything may take that a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,6 +30,7 @@ pub struct Server {
 /// How to start a [`Server`].
 pub struct Setup {
     keys: serde_json::Map<String, Value>,
+    open_files: Option<(u64, u64)>,
 }
 
 impl Setup {
@@ -36,7 +41,7 @@ impl Setup {
         keys.insert("HttpPort".into(), 0.into());
         keys.insert("HttpHost".into(), "127.0.0.1".into());
         keys.insert("Workers".into(), 2.into());
-        Setup { keys }
+        Setup { keys, open_files: None }
     }
 
     /// The embedded store, in this file.
@@ -50,20 +55,47 @@ impl Setup {
         self
     }
 
+    /// With these limits of open files: the soft one, and the one that it cannot exceed.
+    pub fn open_files(mut self, soft: u64, hard: u64) -> Setup {
+        self.open_files = Some((soft, hard));
+        self
+    }
+
+    /// Starts it where it must not start, and waits for its end.
+    pub fn refused(&self) -> Ended {
+        self.run("serve")
+    }
+
+    /// `idalloc check` with this configuration.
+    pub fn check(&self) -> Ended {
+        self.run("check")
+    }
+
+    fn run(&self, command: &str) -> Ended {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = dir.path().join("config.json");
+        std::fs::write(config, json!(self.keys).to_string()).expect("write the configuration");
+        Run::new(dir.path(), &[command, "--config", "config.json"]).finish()
+    }
+
     /// Starts it, and waits until it listens.
     pub fn start(self) -> Server {
         let dir = tempfile::tempdir().expect("a directory");
         let config = dir.path().join("config.json");
         std::fs::write(&config, json!(self.keys).to_string()).expect("write the configuration");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_idalloc"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_idalloc"));
+        command
             .arg("--config")
             .arg(&config)
             .current_dir(dir.path())
             .env_remove("IDALLOC_DSN")
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("start idalloc");
+            .stderr(Stdio::piped());
+        if let Some((soft, hard)) = self.open_files {
+            // SAFETY: one system call, which may be made between fork and exec.
+            unsafe { command.pre_exec(move || Resource::NOFILE.set(soft, hard)) };
+        }
+        let mut child = command.spawn().expect("start idalloc");
         let log = follow(child.stderr.take().expect("its log"));
         let mut started = String::new();
         let mut output = BufReader::new(child.stdout.take().expect("its output"));
@@ -121,6 +153,39 @@ impl Server {
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "the signal is sent");
     }
 
+    /// Whether it runs still.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("its status").is_none()
+    }
+
+    /// The memory that it occupies now, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|kib| kib.parse().ok());
+        kib.unwrap_or_else(|| panic!("no VmRSS: {status}"))
+    }
+
+    /// The CPU time that it has used, in its own code and in the kernel.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("its status");
+        // The name, in parentheses, may hold blanks; utime and stime are the 12th and 13th field after it.
+        let fields = stat.rsplit(')').next().expect("fields").split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks")).sum();
+        // SAFETY: `sysconf` touches no memory.
+        let ticks_per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        Duration::from_secs_f64(ticks as f64 / ticks_per_second as f64)
+    }
+
+    /// Changes its limit of open files while it runs.
+    pub fn limit_open_files(&self, soft: u64) {
+        let pid = libc::pid_t::try_from(self.child.id()).expect("a pid");
+        let mut before = (0, 0);
+        rlimit::prlimit(pid, Resource::NOFILE, None, Some((&mut before.0, &mut before.1)))
+            .and_then(|()| rlimit::prlimit(pid, Resource::NOFILE, Some((soft, before.1)), None))
+            .expect("the limit is changed");
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
@@ -142,6 +207,11 @@ impl Server {
             }
         }
         panic!("no line of the log holds {text:?}");
+    }
+
+    /// The lines of the log that were not looked at yet.
+    pub fn log_so_far(&self) -> Vec<String> {
+        self.log.try_iter().collect()
     }
 
     /// The rest of the log, when the process has ended.
@@ -223,6 +293,25 @@ impl Client {
         self.receive()
     }
 
+    /// One GET on a connection that the server may close, and before the first byte of an answer only: `None` then.
+    /// An answer that breaks off fails the test.
+    pub fn try_get(&mut self, target: &str) -> Option<Response> {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n");
+        // Even if this fails, there may be a last answer to read.
+        let _ = self.stream.get_mut().write_all(request.as_bytes());
+        match self.stream.fill_buf() {
+            Ok([]) => None,
+            Ok(_) => Some(self.try_receive(true).expect("a whole response")),
+            Err(error) if is_gone(&error) => None,
+            Err(error) => panic!("no answer: {error}"),
+        }
+    }
+
+    /// The socket, for what is no request.
+    pub fn socket(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &str) {
         self.stream.get_mut().write_all(bytes.as_bytes()).expect("send");
@@ -281,4 +370,10 @@ impl Client {
             Err(error) => panic!("no line: {error}"),
         }
     }
+}
+
+/// Whether the other side has closed the connection.
+pub fn is_gone(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionReset)
 }
