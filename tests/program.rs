@@ -1,5 +1,6 @@
 //! The program from outside: its command line, its configuration, its store at start, and its end.
 
+#[macro_use]
 mod support;
 
 use std::io::ErrorKind;
@@ -16,18 +17,6 @@ use support::program::{Ended, Run};
 use support::server::{Client, PATIENCE, Server, Setup};
 
 const ENGINES: [&str; 2] = ["tokio", "may_minihttp"];
-
-/// Makes two tests of each function: one for each engine.
-macro_rules! on_each_engine {
-    ($($test:ident)*) => {
-        mod on_tokio {
-            $(#[test] fn $test() { super::$test("tokio"); })*
-        }
-        mod on_may_minihttp {
-            $(#[test] fn $test() { super::$test("may_minihttp"); })*
-        }
-    };
-}
 
 on_each_engine! {
     the_json_log_is_an_object_a_line

@@ -1,6 +1,20 @@
 //! What the integration tests share. Each test binary compiles this for itself and uses a part of it.
 #![allow(dead_code)]
 
+/// Makes two tests of each function: one for each engine.
+#[allow(unused_macros)]
+macro_rules! on_each_engine {
+    ($($test:ident)*) => {
+        mod on_tokio {
+            $(#[test] fn $test() { super::$test("tokio"); })*
+        }
+        mod on_may_minihttp {
+            $(#[test] fn $test() { super::$test("may_minihttp"); })*
+        }
+    };
+}
+
 pub mod mariadb;
+pub mod memory;
 pub mod program;
 pub mod server;

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::Slot;
 use super::worker::{Watch, Worker};
 use crate::http::handler::{Handler, Reply, Waiting, rejected, too_slow};
 use crate::http::request::{Parsed, Parser, REQUEST_BYTES_MAX, Reject, Version};
@@ -114,6 +115,8 @@ enum Next {
 }
 
 pub(super) struct Connection {
+    /// Before the stream, so that it is free when the client sees the connection closed.
+    _slot: Slot,
     stream: TcpStream,
     worker: Rc<Worker>,
     watch: Rc<Watch>,
@@ -134,9 +137,10 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    pub fn new(stream: TcpStream, worker: Rc<Worker>) -> Self {
+    pub fn new(stream: TcpStream, worker: Rc<Worker>, slot: Slot) -> Self {
         let (watch_key, watch) = worker.watch();
         Self {
+            _slot: slot,
             stream,
             worker,
             watch,

@@ -131,11 +131,7 @@ impl Worker {
         // An error here means that the client is gone already.
         if let Ok(stream) = stream {
             // Made here and not in the task, so that a drain that begins now knows of it.
-            let connection = Connection::new(stream, self);
-            tokio::task::spawn_local(async move {
-                let _slot = slot;
-                connection.run().await;
-            });
+            tokio::task::spawn_local(Connection::new(stream, self, slot).run());
         }
     }
 

@@ -1,0 +1,77 @@
+//! A bug in the code that serves a connection costs that connection, and nothing else.
+
+mod support;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use idalloc::alloc::watermark::Watermarks;
+use idalloc::alloc::{Allocator, AllocatorConfig, OnRegression, StoreFactory, sizing::Policy};
+use idalloc::config::{Identifier, TableSpec};
+use idalloc::dsn::Dsn;
+use idalloc::http::handler::{Handler, Service};
+use idalloc::http::{Limits, engine_tokio::Engine};
+use support::server::Client;
+
+fn allocator(file: &std::path::Path) -> Allocator {
+    let name = |text| Identifier::new(text).unwrap();
+    let table = TableSpec { database: None, name: name("segments"), tag_column: name("app_tag") };
+    let dsn = Dsn::Sqlite(file.to_owned());
+    let open: StoreFactory = Arc::new(move || idalloc::store::open(&dsn, &table));
+    let config = AllocatorConfig {
+        refill_threads: 1,
+        preload_tags: 1,
+        tag_reload: Duration::from_secs(10),
+        policy: Policy::default(),
+        on_regression: OnRegression::Refuse,
+    };
+    Allocator::start(config, Watermarks::default(), &open).unwrap()
+}
+
+#[test]
+fn a_panic_closes_its_connection_is_reported_and_frees_its_slot() {
+    let dir = tempfile::tempdir().unwrap();
+    let allocator = allocator(&dir.path().join("ids.db"));
+    let service = Arc::new(Service {
+        batch_max: 10,
+        lease_max: 10,
+        alloc_timeout: Duration::from_secs(5),
+        draining: false.into(),
+    });
+    // No configuration can ask for this: the deadline of a request that arrives in parts overflows, which panics.
+    let limits = Limits {
+        workers: 1,
+        connections_max: 2,
+        read_timeout: Duration::MAX,
+        write_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(60),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let handles = allocator.handles();
+    let engine = Engine::start(listener, limits, move || Handler::new(handles(), service.clone())).unwrap();
+    let panics = Arc::new(AtomicUsize::new(0));
+    let counted = panics.clone();
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        counted.fetch_add(1, Relaxed);
+        print(panic);
+    }));
+    let mut other = Client::connect(port);
+    for round in 1..=5 {
+        let mut unlucky = Client::connect(port);
+        unlucky.send("GET /alloc?app_tag=test_business HTTP/1.1\r\nHo");
+        assert!(
+            unlucky.try_receive(true).is_none(),
+            "closed without an answer, and not refused for want of a slot"
+        );
+        assert_eq!(panics.load(Relaxed), round, "and reported, once");
+        assert_eq!(other.get("/alloc?app_tag=test_business").id(), round as i64, "the same worker goes on");
+    }
+    drop(std::panic::take_hook());
+    engine.drain(Duration::from_secs(5));
+    allocator.close(Duration::from_secs(5));
+}
