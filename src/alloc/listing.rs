@@ -161,13 +161,13 @@ impl Lister {
     /// # Errors
     /// Those of [`SegmentStore::check`] and [`SegmentStore::list_tags`]; the old listing then stays.
     pub fn list(&mut self) -> Result<(), StoreError> {
-        let began = Instant::now();
         self.shared.listing.began();
         // A bug must not end the thread: callers with unknown tags wait for it.
-        let read = catch_unwind(AssertUnwindSafe(|| self.read().map(|rows| self.shared.apply(&rows))));
-        let outcome = read.unwrap_or_else(|_| Err(StoreError::Unexpected("a listing panicked".to_owned())));
+        let listed = catch_unwind(AssertUnwindSafe(|| self.read_and_apply()));
+        let outcome = listed.unwrap_or_else(|_| Err(StoreError::Unexpected("a listing panicked".to_owned())));
+        let cost = outcome.as_ref().copied().unwrap_or_default();
         match &outcome {
-            Ok(()) => {
+            Ok(_) => {
                 self.failures = 0;
                 self.shared.store_state.answered(Task::List);
             }
@@ -176,18 +176,22 @@ impl Lister {
                 self.shared.store_state.failed(Task::List, error, self.failures);
             }
         }
-        self.shared.listing.ended(outcome.is_err(), began.elapsed());
-        outcome
+        self.shared.listing.ended(outcome.is_err(), cost);
+        outcome.map(drop)
     }
 
-    fn read(&mut self) -> Result<Vec<TagRow>, StoreError> {
+    /// Returns what it costs to read the rows: without the connection, and the look at the columns.
+    fn read_and_apply(&mut self) -> Result<Duration, StoreError> {
         if !self.checked {
             let report = self.store.check()?;
             info!(store = report.store, "the store is reached");
             report.warnings.iter().for_each(|warning| warn!("{warning}"));
             self.checked = true;
         }
-        self.store.list_tags(TAGS_MAX)
+        let began = Instant::now();
+        let rows = self.store.list_tags(TAGS_MAX)?;
+        self.shared.apply(&rows);
+        Ok(began.elapsed())
     }
 
     /// Reads the table from time to time until stopped; `Shared::listing` has the requests.

@@ -113,7 +113,7 @@ struct Activity {
 struct ActivityState {
     answered: u64,
     at_work: bool,
-    /// Who waits for IDs, and until when. The crate's own timer loses deadlines once its acceptor was cancelled.
+    /// Who waits for IDs, and until when. The crate's own timer takes what is left below a millisecond for no limit.
     waiting: Option<(Instant, Arc<Blocker>)>,
 }
 
