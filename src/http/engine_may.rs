@@ -20,6 +20,7 @@ use tracing::warn;
 
 use super::Limits;
 use super::handler::{Handler, Reply, Waiting, rejected, too_many_connections};
+use super::outgoing::unsent_bytes;
 use super::request::{Method, Outline, Reject, Version};
 use super::response::{Answer, COMMON_HEADERS, Delivery, Encoder, reason};
 use crate::sync::lock;
@@ -194,7 +195,7 @@ impl Watch {
             self.answered_at = now;
         }
         drop(activity);
-        let unsent = unsent_bytes(fd);
+        let unsent = unsent_bytes(&borrowed(fd));
         if unsent == 0 || unsent != self.unsent {
             self.unsent_at = now;
         }
@@ -207,26 +208,18 @@ impl Watch {
 
 /// The socket of an open connection.
 fn socket<T>(fd: RawFd, use_it: impl FnOnce(SockRef<'_>) -> T) -> T {
-    // SAFETY: callers hold the lock under which open connections are removed, or run inside the connection:
-    // either way the descriptor is open until this returns.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    use_it(SockRef::from(&borrowed))
+    use_it(SockRef::from(&borrowed(fd)))
+}
+
+fn borrowed<'a>(fd: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: callers hold the lock under which open connections are removed, or run inside the connection, and do not
+    // keep what they borrow: either way the descriptor is open for as long as it is used.
+    unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
 fn shut_down(fd: RawFd, how: Shutdown) {
     // An error means that the client was faster.
     let _ = socket(fd, |socket| socket.shutdown(how));
-}
-
-/// What the kernel could not even send yet, because the client has not taken what came before. (SIOCOUTQ would count
-/// what is merely not acknowledged, which a busy connection always has.)
-fn unsent_bytes(fd: RawFd) -> usize {
-    /// From linux/sockios.h.
-    const SIOCOUTQNSD: libc::Ioctl = 0x894b;
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: SIOCOUTQNSD writes one c_int to the address it is given; `fd` is open, see `socket`.
-    let result = unsafe { libc::ioctl(fd, SIOCOUTQNSD, &mut bytes) };
-    if result == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
 /// Makes a service for each connection; the crate passes its descriptor.

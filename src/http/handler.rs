@@ -114,11 +114,13 @@ impl Handler {
         if request.method == Method::Options && request.path == "*" {
             return Ok(Reply::Now(Answer::Options(ALLOWED_METHODS)));
         }
+        // Before the path, because that of a CONNECT is none.
+        if request.method == Method::Other {
+            return Err(method_not_allowed());
+        }
         let route = Route::of(request.path).ok_or_else(unknown_path)?;
-        match request.method {
-            Method::Get | Method::Head | Method::Post => {}
-            Method::Options => return Ok(Reply::Now(Answer::Options(ALLOWED_METHODS))),
-            Method::Other => return Err(method_not_allowed()),
+        if request.method == Method::Options {
+            return Ok(Reply::Now(Answer::Options(ALLOWED_METHODS)));
         }
         match route {
             Route::Alloc => self.alloc(request),

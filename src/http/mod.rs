@@ -3,6 +3,7 @@
 pub mod engine_may;
 pub mod engine_tokio;
 pub mod handler;
+mod outgoing;
 pub mod request;
 pub mod response;
 

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -14,13 +15,15 @@ use tokio::time::timeout;
 use super::Slot;
 use super::worker::{Watch, Worker};
 use crate::http::handler::{Handler, Reply, Waiting, rejected, too_slow};
-use crate::http::request::{Parsed, Parser, REQUEST_BYTES_MAX, Reject, Version};
+use crate::http::outgoing::unacknowledged_bytes;
+use crate::http::request::{Parsed, Parser, Reject, Version};
 use crate::http::response::{Answer, Delivery};
 
-/// The input buffer, unless a request needs more.
+/// The input buffer, and the steps by which it grows for a request that needs more.
 const INPUT_BYTES: usize = 16 * 1024;
-/// Answers are sent when so much has gathered, and before more is read.
-const OUTPUT_BYTES: usize = 64 * 1024;
+/// Answers are sent when so much has gathered, and before more is read. With the longest batch of the default
+/// configuration on top, and the input, a client that does not read costs less than 256 KiB.
+const OUTPUT_BYTES: usize = 16 * 1024;
 /// Requests answered before the worker's other connections have their turn.
 const REQUESTS_PER_TURN: usize = 64;
 /// How long, and how much, a client is listened to after the last answer. A close with unread bytes would reset the
@@ -70,20 +73,29 @@ impl Input {
         self.consumed = 0;
     }
 
-    /// Makes room for at least one more byte. The parser refuses a request before it is `REQUEST_BYTES_MAX` long,
-    /// so the buffer stays within twice that.
+    /// Makes room for at least one more byte. The parser refuses a request before it is `REQUEST_BYTES_MAX` long, so
+    /// the buffer stays within that and a step.
     fn make_room(&mut self) {
         if self.is_empty() {
             self.clear();
         }
         if self.bytes.len() == self.bytes.capacity() {
-            self.bytes.drain(..self.consumed);
-            self.consumed = 0;
+            self.forget_consumed();
         }
         if self.bytes.len() == self.bytes.capacity() {
-            let more = self.bytes.capacity().clamp(INPUT_BYTES, REQUEST_BYTES_MAX);
-            self.bytes.reserve_exact(more);
+            self.bytes.reserve_exact(INPUT_BYTES);
         }
+    }
+
+    fn forget_consumed(&mut self) {
+        self.bytes.drain(..self.consumed);
+        self.consumed = 0;
+    }
+
+    /// Keeps no more memory than it needs.
+    fn shrink(&mut self) {
+        self.forget_consumed();
+        self.bytes.shrink_to_fit();
     }
 }
 
@@ -197,7 +209,7 @@ impl Connection {
                     return Ok(Turn::Close { linger: false });
                 }
                 self.worker.encoder.borrow_mut().encode(&too_slow(), LAST, output);
-                self.send(output).await?;
+                self.send(input, output).await?;
                 return Ok(Turn::Close { linger: true });
             }
         }
@@ -207,7 +219,7 @@ impl Connection {
     async fn answer_all(&mut self, input: &mut Input, output: &mut Vec<u8>) -> io::Result<bool> {
         loop {
             let progress = self.answer(input, output);
-            self.send(output).await?;
+            self.send(input, output).await?;
             match progress {
                 Progress::NeedInput => return Ok(true),
                 Progress::Last => return Ok(false),
@@ -220,7 +232,7 @@ impl Connection {
                     delivery.keep_alive &= !self.worker.is_draining();
                     self.worker.encoder.borrow_mut().encode(&answer, delivery, output);
                     if !delivery.keep_alive {
-                        self.send(output).await?;
+                        self.send(input, output).await?;
                         return Ok(false);
                     }
                 }
@@ -348,13 +360,19 @@ impl Connection {
     }
 
     /// Sends all of `output`.
-    async fn send(&self, output: &mut Vec<u8>) -> io::Result<()> {
+    async fn send(&self, input: &mut Input, output: &mut Vec<u8>) -> io::Result<()> {
         let mut sent = 0;
         while sent < output.len() {
             match self.stream.try_write(&output[sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(bytes) => sent += bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // This may take a while: meanwhile nothing is kept that is not needed.
+                    output.drain(..mem::take(&mut sent));
+                    output.shrink_to_fit();
+                    input.shrink();
+                    self.writable().await?;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -362,17 +380,27 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits until the client takes more; an error when it does not in time.
+    /// Waits until the client takes more; an error when there is no progress in time.
     async fn writable(&self) -> io::Result<()> {
         let resumed_deadline = self.watch.deadline();
-        self.worker.begin(&self.watch, self.worker.limits.write_timeout);
-        let writable = poll_fn(|cx| match self.watch.poll_expired(cx.waker()) {
-            true => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            false => self.stream.poll_write_ready(cx),
-        });
-        writable.await?;
-        self.watch.resume(resumed_deadline);
-        Ok(())
+        let mut unacknowledged = unacknowledged_bytes(&self.stream);
+        loop {
+            self.worker.begin(&self.watch, self.worker.limits.write_timeout);
+            let writable = poll_fn(|cx| match self.watch.poll_expired(cx.waker()) {
+                true => Poll::Ready(None),
+                false => self.stream.poll_write_ready(cx).map(Some),
+            });
+            if let Some(writable) = writable.await {
+                self.watch.resume(resumed_deadline);
+                return writable;
+            }
+            // The kernel calls a socket writable when a third of its buffer is free, which takes a slow reader long.
+            let before = mem::replace(&mut unacknowledged, unacknowledged_bytes(&self.stream));
+            if unacknowledged >= before {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.watch.renew();
+        }
     }
 
     /// Closes so that the last answer arrives: sends the end, then listens until the client has closed too.

@@ -70,6 +70,11 @@ impl Watch {
         self.deadline.set(deadline);
     }
 
+    /// Starts anew after the deadline was over, because it turned out that there was progress.
+    pub fn renew(&self) {
+        self.expired.set(false);
+    }
+
     fn expire(&self) {
         self.expired.set(true);
         if let Some(waker) = self.waker.take() {

@@ -1,0 +1,24 @@
+//! What the kernel still holds of the bytes a socket was given.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+/// From linux/sockios.h: bytes that were not even sent, because the client has not taken what came before.
+const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+
+/// Bytes that the client's kernel has not acknowledged. It decreases as the client reads.
+pub fn unacknowledged_bytes(socket: &impl AsFd) -> usize {
+    // SIOCOUTQ is the same number.
+    queued_bytes(socket, libc::TIOCOUTQ)
+}
+
+/// Bytes that could not be sent yet. A busy connection has none: its last answer is merely not acknowledged.
+pub fn unsent_bytes(socket: &impl AsFd) -> usize {
+    queued_bytes(socket, SIOCOUTQNSD)
+}
+
+fn queued_bytes(socket: &impl AsFd, request: libc::Ioctl) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: both requests write one c_int to the address they are given; the descriptor is open while it is borrowed.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request, &mut bytes) };
+    if result == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
+}
