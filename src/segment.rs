@@ -121,6 +121,11 @@ impl Segment {
         self.len.saturating_sub(self.cursor.load(Relaxed))
     }
 
+    /// The first ID.
+    pub fn start(&self) -> i64 {
+        self.start
+    }
+
     /// One past the last ID.
     pub fn end(&self) -> i64 {
         self.start + self.len as i64

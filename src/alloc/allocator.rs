@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use super::listing::{Lister, Listing, Missing, Visit};
 use super::refill::{RefillQueue, Refiller, StoreState, log_discarded};
 use super::sizing::{Latency, Policy};
-use super::tag::{Fault, Hunger, Need, Parked, Tag, TagHandle, Urgency, WaiterId};
+use super::tag::{Closed, Fault, Hunger, Need, Parked, Tag, TagHandle, Urgency, WaiterId};
 use super::watermark::Watermarks;
 use crate::segment::{Claim, IdRange};
 use crate::store::{SegmentStore, StoreError};
@@ -202,7 +202,13 @@ impl Shared {
         let others = self.directory.load_full();
         let others = others.tags().filter(|tag| !Arc::ptr_eq(tag, gone)).cloned();
         self.directory.store(Arc::new(Directory::of(others)));
+        self.end(gone);
+    }
+
+    /// Closes a tag that is not in the directory any more.
+    pub fn end(&self, gone: &Tag) {
         gone.close();
+        self.watermarks.pin(gone.name());
     }
 
     /// Puts the tag into the queue that it asks for, if any.
@@ -308,14 +314,17 @@ impl Allocator {
             self.refillers.into_iter().filter_map(|refiller| join_until(refiller, deadline)).collect();
         join_until(self.lister, deadline);
         let directory = self.shared.directory.load_full();
-        let unclaimed = directory.tags().filter_map(|tag| Some((tag, tag.close()?)));
-        let unclaimed: Vec<_> = unclaimed.collect();
+        let closed: Vec<_> = directory.tags().map(|tag| (tag, tag.close())).collect();
         // First the watermarks: they may be too low for what was never handed out, but not too high for the next start.
-        let lowered: Vec<_> = unclaimed.iter().map(|(tag, range)| (tag.name(), *range)).collect();
+        let lowered: Vec<_> = closed
+            .iter()
+            .filter(|(_, closed)| *closed != Closed::default())
+            .map(|(tag, closed)| (tag.name(), closed.handed_out_end))
+            .collect();
         if let Err(cause) = self.shared.watermarks.lower(&lowered) {
             return warn!(%cause, "nothing is given back: unclaimed IDs are skipped");
         }
-        for (tag, range) in unclaimed {
+        for (tag, range) in closed.into_iter().filter_map(|(tag, closed)| Some((tag, closed.unclaimed?))) {
             let Some(store) = stores.last_mut().filter(|_| Instant::now() < deadline) else { return };
             if give_back(&mut **store, tag, range).is_err() {
                 stores.pop();

@@ -256,7 +256,7 @@ impl Shared {
         self.directory.store(Arc::new(Directory::of(kept.into_iter().cloned().chain(new))));
         // After the swap, so that who finds a tag closed does not find it in the directory as well.
         for tag in gone {
-            tag.close();
+            self.end(tag);
         }
     }
 

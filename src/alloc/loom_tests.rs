@@ -186,7 +186,7 @@ fn closing_a_tag_tells_everyone_and_hands_nothing_out_twice() {
             let tag = tag.clone();
             thread::spawn(move || [block_on(next_id(tag.clone())), block_on(next_id(tag))])
         };
-        let unclaimed: u64 = tag.close().map_or(0, IdRange::len);
+        let unclaimed: u64 = tag.close().unclaimed.map_or(0, IdRange::len);
         let claimed = waiter.join().unwrap().iter().filter(|claim| claim.is_ok()).count();
         assert_eq!(claimed as u64 + unclaimed, 2);
     });

@@ -15,7 +15,7 @@
 //! under the mutex. A head is moved *before* the way to it is unlinked, so who finds a spent segment without a
 //! next one finds, looking again, either another head or the end of the chain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::task::Waker;
@@ -64,6 +64,10 @@ struct State {
     in_routine: bool,
     /// The newest segment: where the next one is linked.
     tail: Option<Arc<Segment>>,
+    /// The segments that were appended, from the one before the head on.
+    history: VecDeque<IdRange>,
+    /// One past the highest ID that was leased.
+    leased_end: Option<i64>,
     /// How many IDs were ever put into the chain.
     appended: u64,
     step: i64,
@@ -211,6 +215,8 @@ impl Tag {
             in_urgent: false,
             in_routine: false,
             tail: None,
+            history: VecDeque::new(),
+            leased_end: None,
             appended: 0,
             step,
             pace: Pace::new(now),
@@ -361,6 +367,10 @@ impl Tag {
             state.pace.starved(step, &self.policy);
         }
         let segment = Arc::new(Segment::new(ids));
+        if let Some(head) = self.head.load_full() {
+            state.forget_before(head.start());
+        }
+        state.history.push_back(ids);
         state.appended += ids.len();
         match state.tail.replace(segment.clone()) {
             Some(tail) => tail.link(segment),
@@ -372,7 +382,7 @@ impl Tag {
 
     fn append_or_discard(&self, state: &mut State, range: IdRange) -> Option<Discarded> {
         let newest = state.tail.as_ref().is_none_or(|tail| tail.end() <= range.start);
-        if state.closed || !newest {
+        if state.closed || !newest || matches!(state.fault, Some(Fault::Regression { .. })) {
             return Some(Discarded(range));
         }
         self.append(state, range);
@@ -446,8 +456,10 @@ impl Tag {
         let mut state = self.lock();
         let mut discarded = Vec::new();
         if matches!(fault, Fault::Regression { .. }) {
-            let ranges = self.chain(&state).into_iter().map(|segment| segment.close());
-            discarded.extend(ranges.filter(|range| !range.is_empty()).map(Discarded));
+            let chain = self.chain(&state).into_iter().map(|segment| segment.close());
+            let leases = state.waiters.values_mut().filter_map(|waiter| waiter.granted.take());
+            let ranges: Vec<_> = chain.chain(leases).filter(|range| !range.is_empty()).collect();
+            discarded.extend(ranges.into_iter().map(Discarded));
         }
         state.failures = state.failures.saturating_add(1);
         let news = state.fail_all(fault);
@@ -505,19 +517,40 @@ impl Tag {
         }
     }
 
-    /// Ends the tag: nothing is claimed after this, and everybody who waits is woken to learn of it. Returns what may
-    /// be given back to the store: what was never claimed and adjoins the end of the newest segment. After a
-    /// regression that is nothing, for the row is then not to be trusted.
-    pub fn close(&self) -> Option<IdRange> {
+    /// Ends the tag: nothing is claimed after this, and everybody who waits is woken to learn of it.
+    pub fn close(&self) -> Closed {
         let mut state = self.lock();
         state.closed = true;
-        let unclaimed = self.chain(&state).into_iter().rev().map(|segment| segment.close());
-        let tail = unclaimed.reduce(|tail, before| match before.end == tail.start {
-            true => IdRange { start: before.start, end: tail.end },
-            false => tail,
-        });
+        let chain = self.chain(&state);
+        let before_chain = chain.first().and_then(|head| state.end_before(head.start()));
+        let mut closed = Closed { handed_out_end: before_chain.max(state.leased_end), unclaimed: None };
+        for segment in chain {
+            closed.add(&segment, segment.close());
+        }
         state.wake_all();
-        tail.filter(|tail| !tail.is_empty() && !matches!(state.fault, Some(Fault::Regression { .. })))
+        // After a regression the row is not to be trusted, and neither is what is known of it lowered.
+        if matches!(state.fault, Some(Fault::Regression { .. })) { Closed::default() } else { closed }
+    }
+}
+
+/// What [`Tag::close`] left.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// One past the highest ID that was ever handed out, as far as this tag knows.
+    pub handed_out_end: Option<i64>,
+    /// What may be given back to the store: what was never claimed and adjoins the end of the newest segment.
+    pub unclaimed: Option<IdRange>,
+}
+
+impl Closed {
+    /// Adds the next segment of the chain, of which `rest` was not claimed.
+    fn add(&mut self, segment: &Segment, rest: IdRange) {
+        if rest.start > segment.start() {
+            self.handed_out_end = self.handed_out_end.max(Some(rest.start));
+        }
+        let adjoining = self.unclaimed.filter(|before| before.end == rest.start);
+        let start = adjoining.map_or(rest.start, |before| before.start);
+        self.unclaimed = Some(IdRange { start, end: rest.end }).filter(|range| !range.is_empty());
     }
 }
 
@@ -629,7 +662,21 @@ impl State {
     }
 
     fn take_lease(&mut self, id: Option<WaiterId>) -> Option<IdRange> {
-        self.waiters.get_mut(&id?)?.granted.take()
+        let range = self.waiters.get_mut(&id?)?.granted.take()?;
+        self.leased_end = self.leased_end.max(Some(range.end));
+        Some(range)
+    }
+
+    /// The end of the segment before the one that starts at `start`.
+    fn end_before(&self, start: i64) -> Option<i64> {
+        self.history.iter().map(|range| range.end).take_while(|end| *end <= start).last()
+    }
+
+    /// Forgets segments that lie more than one before the one that starts at `start`.
+    fn forget_before(&mut self, start: i64) {
+        while self.history.get(1).is_some_and(|second| second.end <= start) {
+            self.history.pop_front();
+        }
     }
 
     /// The lease that has waited longest for its range.
@@ -822,9 +869,11 @@ mod tests {
         }
         let mut handle = TagHandle::new(tag.clone());
         handle.claim(4).unwrap();
-        assert_eq!(tag.close(), Some(ids(30, 50)), "another server has what is between 20 and 30");
+        let closed = tag.close();
+        assert_eq!(closed.unclaimed, Some(ids(30, 50)), "another server has what is between 20 and 30");
+        assert_eq!(closed.handed_out_end, Some(14));
         assert_eq!(handle.claim(1), None);
-        assert_eq!(tag.close(), None, "once");
+        assert_eq!(tag.close().unclaimed, None, "once");
     }
 
     #[test]
@@ -833,11 +882,11 @@ mod tests {
         tag.complete(Job::Extend(10), ids(10, 20));
         tag.complete(Job::Extend(10), ids(20, 30));
         TagHandle::new(tag.clone()).claim(4).unwrap();
-        assert_eq!(tag.close(), Some(ids(14, 30)));
+        assert_eq!(tag.close(), Closed { handed_out_end: Some(14), unclaimed: Some(ids(14, 30)) });
         let spent = Arc::new(running(10));
         spent.complete(Job::Extend(10), ids(10, 20));
         TagHandle::new(spent.clone()).claim(10).unwrap();
-        assert_eq!(spent.close(), None);
+        assert_eq!(spent.close(), Closed { handed_out_end: Some(20), unclaimed: None });
     }
 
     #[test]
@@ -850,7 +899,46 @@ mod tests {
         assert_eq!(refused, Refused { news: true, watch: true, discarded: vec![Discarded(ids(13, 20))] });
         assert_eq!(handle.claim(1), None, "others may have been granted the same");
         assert_eq!(tag.hunger(Duration::from_secs(9), Instant::now()), Hunger::Starving, "without a caller");
-        assert_eq!(tag.close(), None);
+        assert_eq!(tag.close(), Closed::default());
+    }
+
+    #[test]
+    fn what_was_handed_out_is_known_when_its_segment_is_gone() {
+        let tag = Arc::new(running(10));
+        for start in [10, 50, 90, 130] {
+            tag.complete(Job::Extend(10), ids(start, start + 10));
+            if start < 130 {
+                TagHandle::new(tag.clone()).claim(10).unwrap();
+            }
+        }
+        // Nobody has moved the head to the last segment yet; then somebody has, and takes nothing.
+        assert!(TagHandle::new(tag.clone()).claim_exactly(500).is_none());
+        assert_eq!(tag.close(), Closed { handed_out_end: Some(100), unclaimed: Some(ids(130, 140)) });
+        assert_eq!(running(10).close(), Closed::default(), "nothing was handed out");
+    }
+
+    #[test]
+    fn a_lease_counts_as_handed_out_and_one_not_taken_does_not_outlive_a_regression() {
+        let tag = running(10);
+        let (mut taken, mut waiting) = (None, None);
+        park(&tag, Need::Lease(50), &mut taken);
+        park(&tag, Need::Lease(60), &mut waiting);
+        tag.complete(Job::Lease(taken.unwrap(), 50), ids(100, 150));
+        tag.complete(Job::Lease(waiting.unwrap(), 60), ids(150, 210));
+        assert_eq!(tag.take_lease(taken.unwrap()), Some(ids(100, 150)));
+        let refused = tag.refuse(Fault::Regression { granted: 210 });
+        assert_eq!(refused.discarded, [Discarded(ids(150, 210))]);
+        assert_eq!(
+            (tag.take_lease(waiting.unwrap()), tag.unpark(waiting.unwrap()), tag.left()),
+            (None, None, None)
+        );
+        let tag = running(10);
+        park(&tag, Need::Lease(50), &mut taken);
+        let mut lease = None;
+        park(&tag, Need::Lease(50), &mut lease);
+        tag.complete(Job::Lease(lease.unwrap(), 50), ids(100, 150));
+        tag.take_lease(lease.unwrap()).unwrap();
+        assert_eq!(tag.close().handed_out_end, Some(150));
     }
 
     #[test]

@@ -50,8 +50,16 @@ pub enum Refusal {
 /// The watermarks of all tags, those whose rows are gone included: a row that comes back starts no lower.
 #[derive(Default)]
 pub struct Watermarks {
-    ends: Mutex<HashMap<Box<str>, i64>>,
+    marks: Mutex<HashMap<Box<str>, Mark>>,
     file: Option<File>,
+}
+
+/// One tag's watermark.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    end: i64,
+    /// It is not lowered below this: at first what it was when this process began.
+    floor: i64,
 }
 
 struct File {
@@ -71,7 +79,7 @@ impl Watermarks {
         writing.open_table(ENDS)?;
         writing.commit()?;
         let file = File { database, scope: scope.to_owned() };
-        Ok(Self { ends: Mutex::new(file.read()?), file: Some(file) })
+        Ok(Self { marks: Mutex::new(file.read()?), file: Some(file) })
     }
 
     /// Raises the tag's watermark to the end of what the store has just granted.
@@ -79,41 +87,52 @@ impl Watermarks {
     /// # Errors
     /// The watermark then stays as it is, and nothing of the range may be handed out.
     pub fn advance(&self, tag: &str, granted: IdRange) -> Result<(), Refusal> {
-        if let Some(end) = lock(&self.ends).get(tag).copied().filter(|end| granted.start < *end) {
-            return Err(Refusal::Behind(end));
+        // Held until the end is durable: a tag whose row went and came back may have two refills for a moment.
+        let mut marks = lock(&self.marks);
+        let mark = marks.get(tag).copied().unwrap_or_default();
+        if granted.start < mark.end {
+            return Err(Refusal::Behind(mark.end));
         }
-        // A tag has one refill at a time, so nobody else moves its watermark meanwhile.
-        self.keep(&[(tag, granted.end)]).map_err(Refusal::NotDurable)
+        self.write(&[(tag, granted.end)]).map_err(Refusal::NotDurable)?;
+        marks.insert(tag.into(), Mark { end: granted.end, ..mark });
+        Ok(())
     }
 
-    /// Lowers watermarks to the start of closed ranges that were never handed out, if these end there: before they are
-    /// given back, so that the next start is not refused.
+    /// Lowers watermarks to one past the highest ID that was handed out of each tag, when no more will be: what lies
+    /// above goes back to the store, which may grant it again, and the next start must not be refused for that.
     ///
     /// # Errors
     /// The file cannot be written; the watermarks then stay as they are.
-    pub fn lower(&self, unclaimed: &[(&str, IdRange)]) -> Result<(), WatermarkError> {
-        let lowered: Vec<_> = {
-            let ends = lock(&self.ends);
-            let at_the_top = unclaimed.iter().filter(|(tag, range)| ends.get(*tag) == Some(&range.end));
-            at_the_top.map(|(tag, range)| (*tag, range.start)).collect()
-        };
-        self.keep(&lowered)
-    }
-
-    fn keep(&self, new: &[(&str, i64)]) -> Result<(), WatermarkError> {
-        if let Some(file) = &self.file {
-            file.write(new)?;
+    pub fn lower(&self, handed_out_ends: &[(&str, Option<i64>)]) -> Result<(), WatermarkError> {
+        let mut marks = lock(&self.marks);
+        let mut lowered = Vec::new();
+        for (tag, handed_out_end) in handed_out_ends {
+            if let Some(mark) = marks.get(*tag) {
+                lowered.push((*tag, mark.end.min(mark.floor.max(handed_out_end.unwrap_or(0)))));
+            }
         }
-        let mut ends = lock(&self.ends);
-        for (tag, end) in new {
-            ends.insert((*tag).into(), *end);
+        self.write(&lowered)?;
+        for (tag, end) in lowered {
+            marks.entry(tag.into()).or_default().end = end;
         }
         Ok(())
     }
 
+    /// Keeps the tag's watermark from being lowered below what it is now: its row is gone, and if it comes back, who
+    /// knows what was handed out is no more.
+    pub fn pin(&self, tag: &str) {
+        if let Some(mark) = lock(&self.marks).get_mut(tag) {
+            mark.floor = mark.end;
+        }
+    }
+
+    fn write(&self, new: &[(&str, i64)]) -> Result<(), WatermarkError> {
+        self.file.as_ref().map_or(Ok(()), |file| file.write(new))
+    }
+
     /// The tag's watermark.
     pub fn get(&self, tag: &str) -> Option<i64> {
-        lock(&self.ends).get(tag).copied()
+        lock(&self.marks).get(tag).map(|mark| mark.end)
     }
 }
 
@@ -122,18 +141,18 @@ impl File {
         format!("{}\0{tag}", self.scope)
     }
 
-    fn read(&self) -> Result<HashMap<Box<str>, i64>, WatermarkError> {
+    fn read(&self) -> Result<HashMap<Box<str>, Mark>, WatermarkError> {
         let reading = self.database.begin_read()?;
-        let mut ends = HashMap::new();
+        let mut marks = HashMap::new();
         for entry in reading.open_table(ENDS)?.iter()? {
             let (key, end) = entry?;
             if let Some((scope, tag)) = key.value().split_once('\0')
                 && scope == self.scope
             {
-                ends.insert(tag.into(), end.value());
+                marks.insert(tag.into(), Mark { end: end.value(), floor: end.value() });
             }
         }
-        Ok(ends)
+        Ok(marks)
     }
 
     /// Returns when the new ends are durable, all of them or none.
@@ -197,16 +216,25 @@ mod tests {
     }
 
     #[test]
-    fn a_watermark_follows_down_only_what_was_not_handed_out() {
+    fn a_watermark_follows_down_to_what_was_handed_out_and_not_below_where_it_began() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("marks.db");
         let marks = Watermarks::open(&path, "t").unwrap();
-        marks.advance("a", range(0, 200)).unwrap();
-        marks.advance("b", range(0, 200)).unwrap();
-        marks.lower(&[("a", range(50, 200)), ("b", range(50, 100))]).unwrap();
+        for tag in ["some", "none", "all"] {
+            marks.advance(tag, range(0, 200)).unwrap();
+        }
+        marks.lower(&[("some", Some(50)), ("none", None), ("all", Some(200)), ("unheard of", None)]).unwrap();
         drop(marks);
         let marks = Watermarks::open(&path, "t").unwrap();
-        assert_eq!((marks.get("a"), marks.get("b")), (Some(50), Some(200)), "b's range was not its newest");
+        let ends = |marks: &Watermarks| ["some", "none", "all", "unheard of"].map(|tag| marks.get(tag));
+        assert_eq!(ends(&marks), [Some(50), Some(0), Some(200), None]);
+        marks.advance("all", range(200, 300)).unwrap();
+        marks.lower(&[("all", None)]).unwrap();
+        assert_eq!(marks.get("all"), Some(200), "an earlier process had handed that out");
+        marks.advance("all", range(200, 300)).unwrap();
+        marks.pin("all");
+        marks.lower(&[("all", None)]).unwrap();
+        assert_eq!(marks.get("all"), Some(300), "nobody knows any more");
     }
 
     #[test]
