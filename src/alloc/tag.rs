@@ -524,8 +524,10 @@ impl Tag {
         let chain = self.chain(&state);
         let before_chain = chain.first().and_then(|head| state.end_before(head.start()));
         let mut closed = Closed { handed_out_end: before_chain.max(state.leased_end), unclaimed: None };
-        for segment in chain {
-            closed.add(&segment, segment.close());
+        // The newest first: a claim that moves on meanwhile finds nothing there, and leaves no gap behind.
+        let rests: Vec<_> = chain.iter().rev().map(|segment| segment.close()).collect();
+        for (segment, rest) in chain.iter().zip(rests.into_iter().rev()) {
+            closed.add(segment, rest);
         }
         state.wake_all();
         // After a regression the row is not to be trusted, and neither is what is known of it lowered.
