@@ -23,7 +23,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a refused client may take to read its 503.
 const LINGER: Duration = Duration::from_millis(500);
 /// The most refused connections that are given this time; further ones are closed at once.
-const LINGERING_MAX: usize = 256;
+const LINGERING_MAX: usize = 128;
 
 pub(super) struct Acceptor {
     ports: Vec<WorkerPort>,

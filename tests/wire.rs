@@ -1,0 +1,1666 @@
+//! The default engine on the wire: which bytes come back for which bytes, however those arrive; and what a connection
+//! may cost when its client is slow, greedy or mad.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use socket2::{Domain, SockRef, Socket, Type};
+use support::server::{PATIENCE, Server, Setup, is_gone};
+use tempfile::TempDir;
+
+// ---- bytes ----
+
+const SUCCESS: &str = r#"{"resp_code":0,"msg":"success"}"#;
+const NO_SUCH_PATH: &str = "no such path: there are /alloc, /segment and /health";
+const ALLOW: &str = "Allow: GET, HEAD, POST, OPTIONS\r\n";
+const CLOSE: &str = "Connection: close\r\n";
+const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+
+const GET: &str = "GET /health HTTP/1.1\r\nHost: h\r\n\r\n";
+/// Ends every conversation: a connection that is in step and open answers it, and closes.
+const LAST: &str = "GET /last HTTP/1.0\r\n\r\n";
+
+const BAD_LINE_END: &str = "every line must end with CR LF";
+const BAD_REQUEST_LINE: &str = "the request line must be: METHOD SP TARGET SP HTTP/1.1";
+const EMPTY_LINES: &str = "more than 4 empty lines before the request line";
+const BAD_NAME: &str = "a header line must be: NAME ':' VALUE, on one line";
+const BAD_VALUE: &str = "a header value must not hold control characters";
+const BAD_TARGET: &str = "the target must be a path and query, or an http URL, well-formed";
+const REPEATED: &str = "Host, Content-Length, Content-Type and Transfer-Encoding may be given only once";
+const NO_HOST: &str = "HTTP/1.1 needs a Host header";
+const BAD_HOST: &str = "Host must be a host name or address, with or without a port";
+const BAD_LENGTH: &str = "Content-Length must be one decimal number";
+const BAD_CODING: &str = "Transfer-Encoding must be 'chunked', in HTTP/1.1, without a Content-Length";
+const BAD_CHUNK: &str = "a chunk must be: SIZE [;EXTENSIONS] CR LF DATA CR LF, with SIZE in hexadecimal";
+const BAD_VERSION: &str = "the version must be HTTP/1.1 or HTTP/1.0";
+
+/// A whole answer, with the date taken out. `headers` are those that not every answer has.
+fn answer(status: &str, headers: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nCache-Control: no-store\r\nDate: -\r\n\
+         {headers}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn ok() -> String {
+    answer("200 OK", "", SUCCESS)
+}
+
+/// An answer that says no; the connection stays open unless `headers` say otherwise.
+fn failure(status: &str, headers: &str, message: &str) -> String {
+    let code = status.split(' ').next().unwrap();
+    answer(status, headers, &format!(r#"{{"resp_code":{code},"msg":"{message}"}}"#))
+}
+
+/// The answer to bytes that are no request.
+fn refusal(status: &str, message: &str) -> String {
+    failure(status, CLOSE, message)
+}
+
+fn bad(message: &str) -> String {
+    refusal("400 Bad Request", message)
+}
+
+fn not_found() -> String {
+    failure("404 Not Found", "", NO_SUCH_PATH)
+}
+
+fn too_slow() -> String {
+    refusal("408 Request Timeout", "the request did not arrive in time")
+}
+
+fn one_id(id: i64) -> String {
+    answer("200 OK", "", &format!(r#"{{"resp_code":0,"msg":"success","id":{id}}}"#))
+}
+
+/// The answer to a HEAD.
+fn without_body(answer: &str) -> String {
+    let (head, _body) = answer.split_once("\r\n\r\n").unwrap();
+    format!("{head}\r\n\r\n")
+}
+
+/// A GET of /health with more header lines.
+fn get_with(headers: &str) -> String {
+    format!("GET /health HTTP/1.1\r\nHost: h\r\n{headers}\r\n")
+}
+
+fn get_target(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n")
+}
+
+fn chunked(body: &str) -> String {
+    format!("POST /health HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}")
+}
+
+/// What was received, as text and without dates.
+fn normalised(received: &[u8]) -> String {
+    let text = String::from_utf8_lossy(received);
+    let mut parts = text.split("\r\nDate: ");
+    let mut normal = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (date, rest) = part.split_once("\r\n").unwrap_or((part, ""));
+        assert!(httpdate::parse_http_date(date).is_ok(), "{date:?} is no date");
+        normal += "\r\nDate: -\r\n";
+        normal += rest;
+    }
+    normal
+}
+
+// ---- conversations ----
+
+/// All that a client sends on a connection, and all that it gets back before the server closes.
+struct Case {
+    sent: Vec<u8>,
+    expected: String,
+    /// The client shuts its sending side after the last byte.
+    half_close: bool,
+}
+
+/// The connection stays open and in step.
+fn kept<const N: usize>(sent: impl AsRef<[u8]>, answers: [String; N]) -> Case {
+    let last = refusal("404 Not Found", NO_SUCH_PATH);
+    Case { expected: answers.concat() + &last, ..closed(sent, answers) }
+}
+
+/// The server closes after these answers, and takes nothing that follows for a request.
+fn closed<const N: usize>(sent: impl AsRef<[u8]>, answers: [String; N]) -> Case {
+    Case { sent: [sent.as_ref(), LAST.as_bytes()].concat(), expected: answers.concat(), half_close: false }
+}
+
+/// The client says no more, but listens.
+fn half_closed<const N: usize>(sent: impl AsRef<[u8]>, answers: [String; N]) -> Case {
+    Case { sent: sent.as_ref().to_vec(), expected: answers.concat(), half_close: true }
+}
+
+/// One way in which a case's bytes arrive.
+struct Delivery<'c> {
+    case: &'c Case,
+    pieces: Vec<&'c [u8]>,
+}
+
+/// Whole, byte by byte, and in two parts: cut anywhere, or, when it is long, at every so many bytes and near the end.
+fn deliveries(case: &Case) -> impl Iterator<Item = Vec<&[u8]>> {
+    let (sent, bytes) = (case.sent.as_slice(), case.sent.len());
+    let cuts = (1..bytes).filter(move |cut| bytes <= LONG || cut % (bytes / 16) == 0 || bytes - cut < 64);
+    let byte_by_byte = sent.chunks(1).collect();
+    [vec![sent], byte_by_byte].into_iter().filter(|pieces| !pieces.is_empty()).chain(cuts.map(move |cut| {
+        let (start, end) = sent.split_at(cut);
+        vec![start, end]
+    }))
+}
+
+/// From here on, not every way of delivery is tried, nor waited for byte by byte.
+const LONG: usize = 1024;
+
+/// Connections that are open at once.
+const BATCH: usize = 200;
+
+const SLOW: &str = "/alloc?app_tag=slow";
+
+/// A server with one worker, which gets what is sent in the order in which it was sent.
+struct Wire {
+    server: Server,
+    directory: TempDir,
+    probe: TcpStream,
+}
+
+/// One connection of many that are fed in turn.
+struct Talk {
+    stream: TcpStream,
+    received: Vec<u8>,
+    ended: bool,
+}
+
+impl Wire {
+    fn start() -> Wire {
+        Wire::with(&[])
+    }
+
+    fn with(keys: &[(&str, u64)]) -> Wire {
+        let directory = tempfile::tempdir().unwrap();
+        let patient = PATIENCE.as_millis() as u64;
+        let setup = Setup::embedded(&directory.path().join("ids.db"))
+            .key("Workers", 1)
+            .key("AllocTimeout", patient)
+            .key("HttpReadTimeout", patient)
+            .key("HttpWriteTimeout", patient)
+            .key("HttpIdleTimeout", patient);
+        let server = keys.iter().fold(setup, |setup, (name, value)| setup.key(name, *value)).start();
+        server.await_status("/health", 200);
+        let probe = connect(server.port());
+        Wire { server, directory, probe }
+    }
+
+    fn connect(&self) -> TcpStream {
+        connect(self.server.port())
+    }
+
+    /// Waits until the server has read all that was sent on the connections that it knows: it has, when it answers
+    /// what is sent on another one now.
+    fn settle(&mut self) {
+        exchange(&mut self.probe);
+    }
+
+    /// The same for connections that it might not know yet: it accepts them in order.
+    fn settle_new(&mut self) {
+        self.probe = self.connect();
+        self.settle();
+    }
+
+    /// Checks every case in every way of delivery.
+    fn converse(&mut self, cases: impl IntoIterator<Item = Case>) {
+        let cases: Vec<_> = cases.into_iter().collect();
+        let mut all: Vec<_> = cases
+            .iter()
+            .flat_map(|case| deliveries(case).map(move |pieces| Delivery { case, pieces }))
+            .collect();
+        // Those of many pieces go together.
+        all.sort_by_key(|delivery| delivery.pieces.len());
+        for batch in all.chunks(BATCH) {
+            for (delivery, received) in batch.iter().zip(self.deliver(batch)) {
+                let Delivery { case, pieces } = delivery;
+                let lengths: Vec<_> = pieces.iter().take(2).map(|piece| piece.len()).collect();
+                let sent = String::from_utf8_lossy(&case.sent[..case.sent.len().min(LONG)]);
+                assert_eq!(
+                    received,
+                    case.expected,
+                    "{sent:?}, {} bytes in {} pieces, first of {lengths:?}",
+                    case.sent.len(),
+                    pieces.len()
+                );
+            }
+        }
+    }
+
+    /// Sends each its next piece, lets the server read them, and so on; returns what came back on each.
+    fn deliver(&mut self, batch: &[Delivery]) -> Vec<String> {
+        let mut talks: Vec<_> = batch.iter().map(|_| Talk::over(self.connect())).collect();
+        self.settle_new();
+        let steps = batch.iter().map(|delivery| delivery.pieces.len()).max().unwrap_or_default();
+        for step in 0..steps {
+            for (talk, delivery) in talks.iter_mut().zip(batch) {
+                if let Some(piece) = delivery.pieces.get(step) {
+                    talk.send(piece);
+                }
+                if step + 1 == delivery.pieces.len() && delivery.case.half_close && !talk.ended {
+                    talk.stream.shutdown(Shutdown::Write).unwrap();
+                }
+            }
+            if steps <= LONG || step % 64 == 0 {
+                self.settle();
+                talks.iter_mut().for_each(Talk::take);
+            }
+        }
+        talks.into_iter().map(Talk::until_end).collect()
+    }
+
+    /// A session of its own with the store's file.
+    fn store(&self) -> rusqlite::Connection {
+        let store = rusqlite::Connection::open(self.directory.path().join("ids.db")).unwrap();
+        store.busy_timeout(PATIENCE).unwrap();
+        store
+    }
+
+    /// Adds a tag whose every ID is a segment, uses up what the server has of it, and locks the store. Returns the next
+    /// ID, which waits until the lock is given up.
+    fn lock_slow_tag(&self) -> (rusqlite::Connection, i64) {
+        let store = self.store();
+        store.execute("INSERT INTO segments (app_tag, max_id, step) VALUES ('slow', 0, 1)", []).unwrap();
+        self.server.await_status(SLOW, 200);
+        store.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let mut client = self.server.connect();
+        let mut next = 2;
+        while client.get("/health?app_tag=slow").status == 200 {
+            next = client.get(SLOW).id() + 1;
+        }
+        (store, next)
+    }
+
+    /// It is alive, and nothing panicked.
+    fn assert_sound(mut self) {
+        exchange(&mut self.connect());
+        assert!(self.server.is_running());
+        self.server.signal(libc::SIGTERM);
+        self.server.wait();
+        let log = self.server.rest_of_log();
+        assert!(!log.iter().any(|line| line.contains("panick")), "{log:?}");
+    }
+}
+
+impl Talk {
+    fn over(stream: TcpStream) -> Talk {
+        Talk { stream, received: Vec::new(), ended: false }
+    }
+
+    /// Sends, unless the server has closed.
+    fn send(&mut self, piece: &[u8]) {
+        if !self.ended
+            && let Err(error) = self.stream.write_all(piece)
+        {
+            assert!(is_gone(&error), "{error}");
+            self.ended = true;
+        }
+    }
+
+    /// Takes what has arrived.
+    fn take(&mut self) {
+        self.stream.set_nonblocking(true).unwrap();
+        self.read();
+        self.stream.set_nonblocking(false).unwrap();
+    }
+
+    fn read(&mut self) {
+        match self.stream.read_to_end(&mut self.received) {
+            Ok(_) => self.ended = true,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => panic!("{error} after {:?}", normalised(&self.received)),
+        }
+    }
+
+    /// Reads until the server closes.
+    fn until_end(mut self) -> String {
+        self.read();
+        assert!(self.ended, "it is not closed after {:?}", normalised(&self.received));
+        normalised(&self.received)
+    }
+}
+
+fn connect(port: u16) -> TcpStream {
+    prepared(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap())
+}
+
+fn prepared(stream: TcpStream) -> TcpStream {
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// One GET, answered well.
+fn exchange(stream: &mut TcpStream) {
+    stream.write_all(GET.as_bytes()).unwrap();
+    assert_eq!(receive(stream, ok().len()), ok());
+}
+
+/// Receives so many bytes; the dates, which are left out, do not count.
+fn receive(stream: &mut TcpStream, normal_bytes: usize) -> String {
+    let mut received = Vec::new();
+    let mut normal = String::new();
+    while normal.len() < normal_bytes {
+        // A part of a date is none.
+        let mut missing = vec![0; normal_bytes - normal.len()];
+        let bytes = stream.read(&mut missing).unwrap();
+        assert!(bytes > 0, "closed after {normal:?}");
+        received.extend_from_slice(&missing[..bytes]);
+        if received.ends_with(b"\r\n") || received.ends_with(b"}") {
+            normal = normalised(&received);
+        }
+    }
+    normal
+}
+
+// ---- framing ----
+
+#[test]
+fn an_answer_is_these_bytes() {
+    let wire = Wire::start();
+    let mut stream = wire.connect();
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+    let mut received = String::new();
+    stream.read_to_string(&mut received).unwrap();
+    let (before, rest) = received.split_once("Date: ").unwrap();
+    let (date, after) = rest.split_once("\r\n").unwrap();
+    assert_eq!(before, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n");
+    let age = httpdate::parse_http_date(date).unwrap().elapsed().unwrap();
+    assert!(age < Duration::from_secs(3), "{date}");
+    assert_eq!(after, "Connection: close\r\nContent-Length: 31\r\n\r\n{\"resp_code\":0,\"msg\":\"success\"}");
+}
+
+#[test]
+fn a_body_is_read_to_its_end_and_never_taken_for_a_request() {
+    let inner = "GET /alloc?app_tag=test_business HTTP/1.1\r\nHost: h\r\n\r\n";
+    let with_length = |start: &str| {
+        format!("{start} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{inner}", inner.len())
+    };
+    let allowed = answer("200 OK", ALLOW, SUCCESS);
+    let not_allowed =
+        failure("405 Method Not Allowed", ALLOW, "the method is not allowed: use GET, HEAD or POST");
+    let no_tag = "app_tag is missing: give it as a parameter, 1 to 128 bytes of UTF-8";
+    let size = inner.len();
+    Wire::start().converse([
+        kept(with_length("POST /health"), [ok()]),
+        kept(with_length("GET /health"), [ok()]),
+        kept(with_length("HEAD /health"), [without_body(&ok())]),
+        kept(with_length("OPTIONS *"), [allowed]),
+        kept(with_length("POST /nowhere"), [not_found()]),
+        kept(with_length("PUT /health"), [not_allowed.clone()]),
+        kept(with_length("DELETE /health"), [not_allowed]),
+        kept(with_length("POST /alloc"), [failure("400 Bad Request", "", no_tag)]),
+        kept(with_length("POST /health") + GET, [ok(), ok()]),
+        kept(chunked(&format!("{size:x}\r\n{inner}\r\n0\r\n\r\n")), [ok()]),
+        kept(
+            chunked(&format!("1\r\nG\r\n{:X};x=\"y\"\r\n{}\r\n000\r\n\r\n", size - 1, &inner[1..])) + GET,
+            [ok(), ok()],
+        ),
+        kept(chunked("5\r\n0\r\n\r\n\r\n0\r\n\r\n") + GET, [ok(), ok()]),
+        kept(get_with("Content-Length: 0\r\n"), [ok()]),
+        kept(get_with("Content-Length: 0000000000000000000000003\r\n") + "abc", [ok()]),
+        kept(chunked("0\r\n\r\n"), [ok()]),
+        kept(get_with("transfer-encoding:\tChUnKeD \r\n") + "1\r\n\n\r\n0\r\n\r\n", [ok()]),
+    ]);
+}
+
+/// A worker remembers a request to answer the same bytes sooner. What it remembers must be what was sent.
+#[test]
+fn a_chunked_request_leaves_nothing_behind_that_other_bytes_are_taken_for() {
+    let head = "GET /health HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let data = "0\r\n\r\nPOST /health HTTP/1.1\r\nHost: h\r\nContent-Length: 11\r\n\r\n";
+    let first = format!("{head}{:x}\r\n{data}\r\n0\r\n\r\n", data.len());
+    // Where the data is moved over its size, this is what the buffer holds: two requests.
+    let joined = format!("{head}{data}\r\n\r\n\r\n0\r\n\r\n");
+    // And this: one request whose only chunk is malformed.
+    let small = format!("{head}5\r\nhello\r\n0\r\n\r\n");
+    let garbled = format!("{head}hellollo\r\n0\r\n\r\n");
+    Wire::start().converse([
+        kept(first + &joined, [ok(), ok(), ok()]),
+        closed(small + &garbled, [ok(), bad(BAD_CHUNK)]),
+    ]);
+}
+
+#[test]
+fn a_body_whose_end_is_in_doubt_is_refused() {
+    let headers = [
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", BAD_CODING),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", BAD_CODING),
+        ("Content-Length: 5\r\nContent-Length: 6\r\n", REPEATED),
+        ("Content-Length: 5\r\ncontent-length: 5\r\n", REPEATED),
+        ("Content-Length: 5, 6\r\n", BAD_LENGTH),
+        ("Content-Length: 5,5\r\n", BAD_LENGTH),
+        ("Content-Length:\r\n", BAD_LENGTH),
+        ("Content-Length: \t \r\n", BAD_LENGTH),
+        ("Content-Length: -5\r\n", BAD_LENGTH),
+        ("Content-Length: +5\r\n", BAD_LENGTH),
+        ("Content-Length: 0x5\r\n", BAD_LENGTH),
+        ("Content-Length: 5.0\r\n", BAD_LENGTH),
+        ("Content-Length: 5 5\r\n", BAD_LENGTH),
+        ("Content-Length: five\r\n", BAD_LENGTH),
+        ("Transfer-Encoding:\r\n", BAD_CODING),
+        ("Transfer-Encoding: gzip\r\n", BAD_CODING),
+        ("Transfer-Encoding: identity\r\n", BAD_CODING),
+        ("Transfer-Encoding: chunked, gzip\r\n", BAD_CODING),
+        ("Transfer-Encoding: chunked, identity\r\n", BAD_CODING),
+        ("Transfer-Encoding: gzip, chunked\r\n", BAD_CODING),
+        ("Transfer-Encoding: chunked, chunked\r\n", BAD_CODING),
+        ("Transfer-Encoding: xchunked\r\n", BAD_CODING),
+        ("Transfer-Encoding: chunked;q=1\r\n", BAD_CODING),
+        ("Transfer-Encoding: \"chunked\"\r\n", BAD_CODING),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n", REPEATED),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", REPEATED),
+    ];
+    let huge = get_with("Content-Length: 18446744073709551621\r\n");
+    let of_1_0 = "POST /health HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    Wire::start().converse(
+        headers.map(|(headers, message)| closed(get_with(headers), [bad(message)])).into_iter().chain([
+            closed(huge, [refusal("413 Content Too Large", "the body is longer than 65536 bytes")]),
+            closed(of_1_0, [bad(BAD_CODING)]),
+        ]),
+    );
+}
+
+#[test]
+fn a_malformed_chunk_is_refused() {
+    let bodies = [
+        ("\r\n", BAD_CHUNK),
+        ("g\r\n", BAD_CHUNK),
+        ("-1\r\n", BAD_CHUNK),
+        ("+1\r\n", BAD_CHUNK),
+        (" 1\r\n", BAD_CHUNK),
+        ("0x1\r\n", BAD_CHUNK),
+        ("1 x\r\na\r\n0\r\n\r\n", BAD_CHUNK),
+        (";x\r\n", BAD_CHUNK),
+        ("1;\0\r\na\r\n0\r\n\r\n", BAD_CHUNK),
+        ("1;a\rb\r\na\r\n0\r\n\r\n", BAD_CHUNK),
+        ("00000000000000001\r\na\r\n0\r\n\r\n", BAD_CHUNK),
+        ("1\r\nab\r\n0\r\n\r\n", BAD_CHUNK),
+        ("3\r\na\r\n0\r\n\r\n", BAD_CHUNK),
+        ("2\r\na\r\n0\r\n\r\n", BAD_LINE_END),
+        ("1\na\r\n0\r\n\r\n", BAD_LINE_END),
+        ("1\r\na\n0\r\n\r\n", BAD_LINE_END),
+        ("1\r\na\r\n0\n\r\n", BAD_LINE_END),
+        ("0\r\n\n", BAD_LINE_END),
+        ("0\r\nX: y\n\r\n", BAD_LINE_END),
+        ("0\r\nX : y\r\n\r\n", BAD_NAME),
+        ("0\r\n X: y\r\n\r\n", BAD_NAME),
+        ("0\r\nX: y\r\n folded\r\n\r\n", BAD_NAME),
+        ("0\r\nX\r\n\r\n", BAD_NAME),
+        ("0\r\nX: \0\r\n\r\n", BAD_VALUE),
+    ];
+    let large = "the body is longer than 65536 bytes";
+    Wire::start().converse(
+        bodies.map(|(body, message)| closed(chunked(body), [bad(message)])).into_iter().chain(
+            ["10001\r\n", "ffffffffffffffff\r\n"]
+                .map(|size| closed(chunked(size), [refusal("413 Content Too Large", large)])),
+        ),
+    );
+}
+
+#[test]
+fn trailers_and_chunk_extensions_are_read_and_ignored() {
+    Wire::start().converse([
+        kept(chunked("1\r\na\r\n0\r\nX: y\r\n\r\n"), [ok()]),
+        kept(chunked("1;x\r\na\r\n0;y=\"z\"\r\nX: y\r\nConnection: close\r\n\r\n") + GET, [ok(), ok()]),
+        kept(
+            chunked("0\r\nContent-Length: 9\r\nTransfer-Encoding: gzip\r\nHost: other\r\n\r\n") + GET,
+            [ok(), ok()],
+        ),
+        kept(chunked("1 ;x\r\na\r\n0\r\n\r\n"), [ok()]),
+    ]);
+}
+
+// ---- syntax ----
+
+#[test]
+fn a_malformed_line_is_refused() {
+    let line = |line: &str| format!("{line}\r\nHost: h\r\n\r\n");
+    let cases = [
+        ("GET /health HTTP/1.1\nHost: h\r\n\r\n".to_owned(), BAD_LINE_END),
+        ("GET /health HTTP/1.1\r\nHost: h\n\r\n".to_owned(), BAD_LINE_END),
+        ("GET /health HTTP/1.1\r\nHost: h\r\n\n".to_owned(), BAD_LINE_END),
+        ("\nGET /health HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), BAD_LINE_END),
+        ("GET /health\rHTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), BAD_REQUEST_LINE),
+        ("GET /health HTTP/1.1\r\r\nHost: h\r\n\r\n".to_owned(), BAD_REQUEST_LINE),
+        ("\rGET /health HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), BAD_LINE_END),
+        (get_with("X: a\rb\r\n"), BAD_VALUE),
+        (get_with("X: a\r\r\n"), BAD_VALUE),
+        (get_with("\rX: a\r\n"), BAD_LINE_END),
+        (get_with("X: a\0b\r\n"), BAD_VALUE),
+        (get_with("X: a\u{1}b\r\n"), BAD_VALUE),
+        (get_with("X: a\u{7f}b\r\n"), BAD_VALUE),
+        (get_with("X: a\u{1b}[0m\r\n"), BAD_VALUE),
+        (get_with("X\0: a\r\n"), BAD_NAME),
+        (get_with("X\u{8}: a\r\n"), BAD_NAME),
+        (get_with("X : a\r\n"), BAD_NAME),
+        (get_with("X\t: a\r\n"), BAD_NAME),
+        (get_with("Content-Length : 5\r\n"), BAD_NAME),
+        (get_with("Transfer-Encoding : chunked\r\n"), BAD_NAME),
+        (get_with(" X: a\r\n"), BAD_NAME),
+        (get_with("X: a\r\n folded\r\n"), BAD_NAME),
+        (get_with("X: a\r\n\tfolded\r\n"), BAD_NAME),
+        (get_with("X: a\r\n \r\n"), BAD_NAME),
+        (get_with("X\r\n"), BAD_NAME),
+        (get_with(": a\r\n"), BAD_NAME),
+        (get_with("X Y: a\r\n"), BAD_NAME),
+        (get_with("X(Y): a\r\n"), BAD_NAME),
+        (get_with("\u{e9}: a\r\n"), BAD_NAME),
+        ("GET /health HTTP/1.1\r\n Host: h\r\n\r\n".to_owned(), BAD_NAME),
+        (line("GET"), BAD_REQUEST_LINE),
+        (line("GET /health"), BAD_REQUEST_LINE),
+        (line("GET  /health HTTP/1.1"), BAD_REQUEST_LINE),
+        (line("GET /health  HTTP/1.1"), BAD_REQUEST_LINE),
+        (line("GET /health HTTP/1.1 "), BAD_REQUEST_LINE),
+        (line(" GET /health HTTP/1.1"), BAD_REQUEST_LINE),
+        (line("GET\t/health HTTP/1.1"), BAD_REQUEST_LINE),
+        (line("GET /hea lth HTTP/1.1"), BAD_REQUEST_LINE),
+        (line("GET /health\0 HTTP/1.1"), BAD_REQUEST_LINE),
+        (line("GET /health\u{7f} HTTP/1.1"), BAD_REQUEST_LINE),
+        (line("G\u{0}T /health HTTP/1.1"), BAD_REQUEST_LINE),
+        (line("G(T /health HTTP/1.1"), BAD_REQUEST_LINE),
+        (line(" HTTP/1.1"), BAD_REQUEST_LINE),
+        (line("GET /health http/1.1"), BAD_REQUEST_LINE),
+        (line("GET /health HTTP/1"), BAD_REQUEST_LINE),
+        (line("GET /health HTTP/1.10"), BAD_REQUEST_LINE),
+        (line("GET /health HTTP/11"), BAD_REQUEST_LINE),
+        (line("GET /health HTTP/1.x"), BAD_REQUEST_LINE),
+        (line("GET /health HTTPS/1.1"), BAD_REQUEST_LINE),
+        (line("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}"), BAD_REQUEST_LINE),
+    ];
+    Wire::start().converse(cases.map(|(sent, message)| closed(sent, [bad(message)])));
+}
+
+#[test]
+fn what_is_unusual_but_well_formed_is_served() {
+    let many = "x-1.a!#$%&'*+^_`|~: \t a\tb \t\r\nEmpty:\r\nSpace: \r\nDup: 1\r\nDup: 2\r\n";
+    let mut obs_text = get_with("X: ").into_bytes();
+    obs_text.truncate(obs_text.len() - 2);
+    obs_text.extend(b"\x80\xff\xe9\r\n\r\n");
+    Wire::start().converse([
+        kept(get_with(many), [ok()]),
+        kept(obs_text, [ok()]),
+        kept(b"GET /health HTTP/1.1\r\nhOST:h\r\n\r\n", [ok()]),
+    ]);
+}
+
+#[test]
+fn a_malformed_request_is_answered_after_the_well_formed_ones_before_it() {
+    let post = chunked("1\r\nx\r\n0\r\n\r\n");
+    let other_version = refusal("505 HTTP Version Not Supported", BAD_VERSION);
+    Wire::start().converse([
+        closed(GET.to_owned() + "bad\r\n\r\n" + GET, [ok(), bad(BAD_REQUEST_LINE)]),
+        closed(GET.repeat(3) + &get_with("X : y\r\n") + GET, [ok(), ok(), ok(), bad(BAD_NAME)]),
+        closed(get_target("/x") + &post + GET + "\0\r\n", [not_found(), ok(), ok(), bad(BAD_REQUEST_LINE)]),
+        closed(GET.to_owned() + "GET / HTTP/2.0\r\n" + GET, [ok(), other_version]),
+    ]);
+}
+
+#[test]
+fn an_answer_that_waits_for_ids_holds_up_those_behind_it() {
+    let mut wire = Wire::start();
+    let (store, next) = wire.lock_slow_tag();
+    let mut talk = Talk::over(wire.connect());
+    wire.settle_new();
+    let (mut sent, mut expected) = (String::new(), String::new());
+    for index in 0..1000 {
+        if index % 10 == 0 {
+            sent += &get_target(SLOW);
+            expected += &one_id(next + index / 10);
+        } else {
+            sent += &get_target(&format!("/alloc?app_tag=slow&count=n{index}"));
+            let message = format!("count is 'n{index}': it must be a number from 1 to 10000");
+            expected += &failure("400 Bad Request", "", &message);
+        }
+    }
+    sent += "bad\r\n";
+    expected += &bad(BAD_REQUEST_LINE);
+    let (first, rest) = sent.split_at(2000);
+    talk.send(first.as_bytes());
+    wire.settle();
+    talk.take();
+    assert_eq!(normalised(&talk.received), "", "nothing overtakes the first answer");
+    store.execute_batch("COMMIT").unwrap();
+    let (mut stream, rest) = (talk.stream.try_clone().unwrap(), rest.to_owned());
+    let sender = thread::spawn(move || stream.write_all(rest.as_bytes()).unwrap());
+    let received = talk.until_end();
+    sender.join().unwrap();
+    assert!(received == expected, "{}", difference(&received, &expected));
+}
+
+/// Where two long texts part.
+fn difference(received: &str, expected: &str) -> String {
+    let at = received.bytes().zip(expected.bytes()).take_while(|(one, other)| one == other).count();
+    let part =
+        |text: &str| String::from_utf8_lossy(&text.as_bytes()[at..text.len().min(at + 300)]).into_owned();
+    format!("after {at} bytes: {:?} and not {:?}", part(received), part(expected))
+}
+
+// ---- what a request says ----
+
+#[test]
+fn http_1_1_needs_exactly_one_valid_host() {
+    let with = |headers: &str| format!("GET /health HTTP/1.1\r\n{headers}\r\n");
+    let refused = [
+        ("", NO_HOST),
+        ("Hos: h\r\n", NO_HOST),
+        ("Host: h\r\nHost: h\r\n", REPEATED),
+        ("Host: h\r\nX: y\r\nhost: other\r\n", REPEATED),
+        ("Host:\r\n", BAD_HOST),
+        ("Host: a b\r\n", BAD_HOST),
+        ("Host: a,b\r\nHost: c\r\n", REPEATED),
+        ("Host: user@h\r\n", BAD_HOST),
+        ("Host: h/path\r\n", BAD_HOST),
+        ("Host: http://h\r\n", BAD_HOST),
+        ("Host: h:80:80\r\n", BAD_HOST),
+        ("Host: h:port\r\n", BAD_HOST),
+        ("Host: :80\r\n", BAD_HOST),
+        ("Host: h%zz\r\n", BAD_HOST),
+        ("Host: h?x\r\n", BAD_HOST),
+        ("Host: h#x\r\n", BAD_HOST),
+        ("Host: <h>\r\n", BAD_HOST),
+        ("Host: []\r\n", BAD_HOST),
+        ("Host: ::1\r\n", BAD_HOST),
+        ("Host: [::1\r\n", BAD_HOST),
+        ("Host: [::g/]\r\n", BAD_HOST),
+    ];
+    let served = ["h", "h:80", "h:", "127.0.0.1:8880", "[::1]", "[::1]:8880", "xn--e1afmkfd.example", "a%41"];
+    let cases = refused.map(|(headers, message)| closed(with(headers), [bad(message)]));
+    let served = served.map(|host| kept(with(&format!("Host: {host}\r\n")), [ok()]));
+    let of_1_0 = "GET /health HTTP/1.0\r\nConnection: keep-alive\r\n";
+    let ok_1_0 = answer("200 OK", "Connection: keep-alive\r\n", SUCCESS);
+    Wire::start().converse(cases.into_iter().chain(served).chain([
+        kept(format!("{of_1_0}\r\n"), [ok_1_0.clone()]),
+        kept(format!("{of_1_0}Host: h\r\n\r\n"), [ok_1_0]),
+        closed(format!("{of_1_0}Host: a b\r\n\r\n"), [bad(BAD_HOST)]),
+        closed(format!("{of_1_0}Host: h\r\nHost: h\r\n\r\n"), [bad(REPEATED)]),
+    ]));
+}
+
+#[test]
+fn version_and_connection_options_decide_whether_the_connection_stays_open() {
+    let request = |version: &str, headers: &str| format!("GET /health {version}\r\nHost: h\r\n{headers}\r\n");
+    let closing = answer("200 OK", CLOSE, SUCCESS);
+    let staying = answer("200 OK", "Connection: keep-alive\r\n", SUCCESS);
+    let close = [
+        ("HTTP/1.1", "Connection: close\r\n"),
+        ("HTTP/1.1", "connection:CLOSE\r\n"),
+        ("HTTP/1.1", "Connection: keep-alive, close\r\n"),
+        ("HTTP/1.1", "Connection: close, keep-alive\r\n"),
+        ("HTTP/1.1", "Connection: x ,\tclose ,, y\r\n"),
+        ("HTTP/1.1", "Connection: keep-alive\r\nConnection: close\r\n"),
+        ("HTTP/1.1", "Connection: Upgrade, close\r\nUpgrade: h2c\r\n"),
+        ("HTTP/1.0", ""),
+        ("HTTP/1.0", "Connection: x\r\n"),
+        ("HTTP/1.0", "Connection: keep-alive, close\r\n"),
+        ("HTTP/1.0", "Keep-Alive: timeout=5\r\n"),
+    ];
+    let keep = [
+        ("HTTP/1.1", "", ok()),
+        ("HTTP/1.1", "Connection: keep-alive\r\n", ok()),
+        ("HTTP/1.1", "Connection: closed, xclose, \"close\"\r\n", ok()),
+        ("HTTP/1.1", "Connection:\r\n", ok()),
+        ("HTTP/1.1", "X: close\r\n", ok()),
+        ("HTTP/1.0", "Connection: Keep-Alive\r\n", staying.clone()),
+        ("HTTP/1.0", "Connection: x, keep-alive\r\n", staying.clone()),
+    ];
+    let twice = request("HTTP/1.0", "Connection: keep-alive\r\n") + &request("HTTP/1.0", "");
+    let in_error = get_target("/x").replace("Host", "Connection: close\r\nHost");
+    Wire::start().converse(
+        close
+            .map(|(version, headers)| closed(request(version, headers), [closing.clone()]))
+            .into_iter()
+            .chain(keep.map(|(version, headers, answer)| kept(request(version, headers), [answer])))
+            .chain([
+                closed(twice, [staying, closing]),
+                closed(in_error, [refusal("404 Not Found", NO_SUCH_PATH)]),
+            ]),
+    );
+}
+
+#[test]
+fn a_path_matches_its_route_exactly() {
+    let elsewhere = [
+        "/",
+        "//health",
+        "/health/",
+        "/health//",
+        "/./health",
+        "/health/.",
+        "/../health",
+        "/x/../health",
+        "/health/..",
+        "/..",
+        "/%2e%2e/health",
+        "/%2fhealth",
+        "/%2Fhealth",
+        "/health%2f",
+        "%2Fhealth",
+        "/%68ealth",
+        "/health%00",
+        "/HEALTH",
+        "/health;x",
+        "/alloc/../health",
+        "//h/health",
+        "http://h//health",
+        "http://h",
+        "http://h?/health",
+    ];
+    let malformed = [
+        "/health#x",
+        "/health?x#y",
+        "/#/health",
+        "#/health",
+        "/%",
+        "/%4",
+        "/%zz",
+        "/health%",
+        "/health%2",
+        "/%g0",
+        "/%0g",
+        "/health?x=%",
+        "/health?%zz",
+        "/health?x=%4",
+        "/health?%u0041",
+        "health",
+        "*",
+        "?x",
+        "h:80",
+        "/\\health",
+        "/<x>",
+        "/\"",
+        "/{x}",
+        "/health?<",
+        "https://h/health",
+        "ftp://h/health",
+        "http:/health",
+        "http:///health",
+        "http://user@h/health",
+        "http://h h/health",
+        "http://h#x",
+        "http://h:x/health",
+        "http://",
+    ];
+    let served = [
+        "/health?",
+        "/health?x=y",
+        "/health?/../x",
+        "/health?a=%41%e8",
+        "http://h/health",
+        "HTTP://H:80/health?x",
+        "http://[::1]:8880/health",
+        "http://other.example/health",
+    ];
+    let outcome = |target: &str| match target {
+        // Two words are no target at all.
+        "http://h h/health" => bad(BAD_REQUEST_LINE),
+        _ => bad(BAD_TARGET),
+    };
+    let elsewhere = elsewhere.into_iter().filter(|target| *target != "%2Fhealth");
+    Wire::start().converse(
+        elsewhere
+            .map(|target| kept(get_target(target), [not_found()]))
+            .chain(malformed.map(|target| closed(get_target(target), [outcome(target)])))
+            .chain([closed(get_target("%2Fhealth"), [bad(BAD_TARGET)])])
+            .chain(served.map(|target| kept(get_target(target), [ok()])))
+            .chain([
+                closed("GET http://h/health HTTP/1.1\r\n\r\n", [bad(NO_HOST)]),
+                kept(
+                    "GET http://h/health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+                    [answer("200 OK", "Connection: keep-alive\r\n", SUCCESS)],
+                ),
+            ]),
+    );
+}
+
+#[test]
+fn parameters_that_are_badly_encoded_are_refused() {
+    let form = |body: &str| {
+        let length = body.len();
+        format!(
+            "POST /health HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    let message = "app_tag is badly encoded: after '%' go two hexadecimal digits";
+    // A form is not a part of the request's syntax: the connection stays.
+    let refused = ["app_tag=%", "app_tag=%4", "app_tag=%zz", "app_tag=x%g0", "%=&app_tag=x"];
+    Wire::start().converse(
+        refused
+            .map(|body| kept(form(body), [failure("400 Bad Request", "", message)]))
+            .into_iter()
+            .chain([kept(form("app_tag=%ff"), [failure("400 Bad Request", "", "app_tag is not UTF-8")])]),
+    );
+}
+
+#[test]
+fn every_method_is_served_refused_or_unknown() {
+    let request = |line: &str| format!("{line} HTTP/1.1\r\nHost: h\r\n\r\n");
+    let allowed = answer("200 OK", ALLOW, SUCCESS);
+    let not_allowed =
+        failure("405 Method Not Allowed", ALLOW, "the method is not allowed: use GET, HEAD or POST");
+    let unknown = refusal("501 Not Implemented", "the method is not known");
+    let served = [
+        ("GET /health", ok()),
+        ("POST /health", ok()),
+        ("HEAD /health", without_body(&ok())),
+        ("HEAD /x", without_body(&not_found())),
+        ("OPTIONS *", allowed.clone()),
+        ("OPTIONS /health", allowed.clone()),
+        ("OPTIONS /alloc", allowed),
+        ("OPTIONS /x", not_found()),
+        ("PUT /health", not_allowed.clone()),
+        ("DELETE /alloc?app_tag=test_business", not_allowed.clone()),
+        ("PATCH /segment", not_allowed.clone()),
+        ("TRACE /health", not_allowed.clone()),
+        ("CONNECT h:80", not_allowed),
+    ];
+    let unknown_ones = ["BREW /health", "get /health", "GETS /health", "PROPFIND /x", "!#$ /health"];
+    let malformed = ["GET *", "HEAD *", "POST *", "OPTIONS **", "CONNECT /health", "CONNECT http://h/"];
+    Wire::start().converse(
+        served
+            .map(|(line, answer)| kept(request(line), [answer]))
+            .into_iter()
+            .chain(unknown_ones.map(|line| closed(request(line), [unknown.clone()])))
+            .chain(malformed.map(|line| closed(request(line), [bad(BAD_TARGET)]))),
+    );
+}
+
+#[test]
+fn a_head_is_answered_with_the_headers_of_the_get_and_takes_no_id() {
+    let mut wire = Wire::start();
+    let target = "/health?app_tag=test_business";
+    // Both segments, of which nothing is ever taken here.
+    let left = loop {
+        let response = wire.server.await_status(target, 200);
+        if response.json()["left"].as_u64().unwrap() > 100_000 {
+            break response.body;
+        }
+    };
+    let head = |target: &str| get_target(target).replacen("GET", "HEAD", 1);
+    let no_tag = "app_tag is missing: give it as a parameter, 1 to 128 bytes of UTF-8";
+    // Its length would be the length of an ID that nobody took.
+    let unclaimed = without_body(&answer("200 OK", "", "").replace("Content-Length: 0\r\n", ""));
+    let left = answer("200 OK", "", &left);
+    let after = get_target(target);
+    wire.converse([
+        kept(head("/alloc?app_tag=test_business") + &after, [unclaimed.clone(), left.clone()]),
+        kept(head("/alloc?app_tag=test_business&count=5") + &after, [unclaimed.clone(), left.clone()]),
+        kept(head("/segment?app_tag=test_business&count=5") + &after, [unclaimed, left.clone()]),
+        kept(head(target) + &after, [without_body(&left), left.clone()]),
+        kept(head("/alloc"), [without_body(&failure("400 Bad Request", "", no_tag))]),
+        kept(
+            head("/health").repeat(3) + GET,
+            [without_body(&ok()), without_body(&ok()), without_body(&ok()), ok()],
+        ),
+    ]);
+    assert_eq!(wire.server.get("/alloc?app_tag=test_business").id(), 1);
+}
+
+#[test]
+fn only_http_1_is_spoken() {
+    let version = |version: &str| format!("GET /health {version}\r\nHost: h\r\n\r\n");
+    let refused = |sent: &str| closed(sent, [refusal("505 HTTP Version Not Supported", BAD_VERSION)]);
+    Wire::start().converse([
+        refused(&version("HTTP/2.0")),
+        refused(&version("HTTP/3.0")),
+        refused(&version("HTTP/0.9")),
+        refused(&version("HTTP/9.9")),
+        refused("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0"),
+        kept(version("HTTP/1.1"), [ok()]),
+        kept(version("HTTP/1.2"), [ok()]),
+        kept(version("HTTP/1.9"), [ok()]),
+    ]);
+}
+
+#[test]
+fn an_offer_to_upgrade_is_ignored() {
+    let websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let h2c =
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n";
+    let tls = "Connection: upgrade\r\nUpgrade: TLS/1.0, HTTP/2.0\r\n";
+    Wire::start().converse([
+        kept(get_with(websocket), [ok()]),
+        kept(get_with(h2c) + GET, [ok(), ok()]),
+        kept(get_with(tls), [ok()]),
+    ]);
+}
+
+#[test]
+fn a_few_empty_lines_before_a_request_are_skipped() {
+    let lines = |lines: usize| "\r\n".repeat(lines);
+    let body = "POST /health HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab";
+    Wire::start().converse([
+        kept(lines(1) + GET, [ok()]),
+        kept(lines(4) + GET, [ok()]),
+        kept(format!("{body}\r\n{GET}{}{GET}", lines(4)), [ok(), ok(), ok()]),
+        closed(lines(5) + GET, [bad(EMPTY_LINES)]),
+        closed(GET.to_owned() + &lines(5), [ok(), bad(EMPTY_LINES)]),
+        closed("\n".to_owned() + GET, [bad(BAD_LINE_END)]),
+        closed(" \r\n".to_owned() + GET, [bad(BAD_REQUEST_LINE)]),
+    ]);
+}
+
+#[test]
+fn a_client_that_shuts_its_sending_side_gets_its_answers() {
+    let mut wire = Wire::start();
+    let closing = answer("200 OK", CLOSE, SUCCESS);
+    let post = chunked("1\r\nx\r\n0\r\n\r\n");
+    wire.converse([
+        half_closed(GET, [ok()]),
+        half_closed(GET.repeat(3) + &post, [ok(), ok(), ok(), ok()]),
+        half_closed(get_with("Connection: close\r\n") + GET, [closing]),
+        half_closed(GET.to_owned() + "GET /hea", [ok()]),
+        half_closed(GET.to_owned() + &post[..post.len() - 1], [ok()]),
+        half_closed(GET.to_owned() + "\r\n", [ok()]),
+        half_closed(GET.to_owned() + "bad\r\n", [ok(), bad(BAD_REQUEST_LINE)]),
+        half_closed("", []),
+    ]);
+    // The same while the answer is not known yet.
+    let (store, next) = wire.lock_slow_tag();
+    let mut talk = Talk::over(wire.connect());
+    talk.send(get_target(SLOW).repeat(3).as_bytes());
+    talk.stream.shutdown(Shutdown::Write).unwrap();
+    wire.settle_new();
+    talk.take();
+    assert!(!talk.ended && talk.received.is_empty());
+    store.execute_batch("COMMIT").unwrap();
+    assert_eq!(talk.until_end(), [next, next + 1, next + 2].map(one_id).concat());
+}
+
+#[test]
+fn a_client_that_waits_for_the_interim_answer_gets_it_and_then_the_final_one() {
+    let mut wire = Wire::start();
+    let head = |length: &str| {
+        format!("POST /health HTTP/1.1\r\nHost: h\r\n{length}\r\nExpect: 100-Continue\r\n\r\n")
+    };
+    let bodies = [("Content-Length: 3", "abc"), ("Transfer-Encoding: chunked", "1\r\na\r\n0\r\n\r\n")];
+    for (length, body) in bodies {
+        let head = head(length);
+        let mut ways: Vec<_> = (1..head.len()).map(|cut| vec![&head[..cut], &head[cut..]]).collect();
+        ways.push(vec![&head]);
+        ways.push((0..head.len()).map(|at| &head[at..=at]).collect());
+        for way in ways {
+            let mut talk = Talk::over(wire.connect());
+            wire.settle_new();
+            for piece in &way {
+                talk.take();
+                assert_eq!(talk.received, b"", "before {piece:?}");
+                talk.send(piece.as_bytes());
+                wire.settle();
+            }
+            talk.take();
+            assert_eq!(String::from_utf8_lossy(&talk.received), CONTINUE, "{way:?}");
+            for piece in body.as_bytes().chunks(1) {
+                talk.send(piece);
+                wire.settle();
+            }
+            talk.send(LAST.as_bytes());
+            let last = refusal("404 Not Found", NO_SUCH_PATH);
+            assert_eq!(talk.until_end(), CONTINUE.to_owned() + &ok() + &last, "{way:?}");
+        }
+    }
+    // With the answers to what came before, and once each.
+    let two = format!("{GET}{}", head("Content-Length: 3"));
+    let mut talk = Talk::over(wire.connect());
+    for body in ["abc", "def"] {
+        talk.send(two.as_bytes());
+        let expected = ok() + CONTINUE;
+        assert_eq!(receive(&mut talk.stream, expected.len()), expected);
+        talk.send(body.as_bytes());
+        assert_eq!(receive(&mut talk.stream, ok().len()), ok());
+    }
+}
+
+#[test]
+fn a_client_that_does_not_wait_gets_no_interim_answer() {
+    let mut wire = Wire::start();
+    let expect = "Expect: 100-continue\r\n";
+    let large = refusal("413 Content Too Large", "the body is longer than 65536 bytes");
+    let failed = refusal("417 Expectation Failed", "Expect must be '100-continue'");
+    let of_1_0 = "POST /health HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 2\r\n";
+    let ok_1_0 = answer("200 OK", "Connection: keep-alive\r\n", SUCCESS);
+    wire.converse([
+        kept(get_with(expect), [ok()]),
+        kept(get_with(&format!("{expect}Content-Length: 0\r\n")), [ok()]),
+        kept(format!("{of_1_0}{expect}\r\nab"), [ok_1_0.clone()]),
+        kept(format!("{of_1_0}Expect: x\r\n\r\nab"), [ok_1_0]),
+        closed(get_with(&format!("{expect}Content-Length: 65537\r\n")), [large]),
+        closed(get_with("Expect: 200-ok\r\nContent-Length: 2\r\n"), [failed.clone()]),
+        closed(get_with("Expect:\r\n"), [failed.clone()]),
+        closed(get_with("Expect: 100-continue, x\r\n"), [failed.clone()]),
+        closed(GET.to_owned() + &get_with("Expect: x\r\n") + GET, [ok(), failed]),
+    ]);
+    // The body comes with the head, whole or in part.
+    let head = get_with(&format!("{expect}Content-Length: 2\r\n"));
+    for (first, rest) in [("ab", LAST.to_owned()), ("a", "b".to_owned() + LAST)] {
+        let mut talk = Talk::over(wire.connect());
+        talk.send(format!("{head}{first}").as_bytes());
+        wire.settle_new();
+        talk.send(rest.as_bytes());
+        assert_eq!(talk.until_end(), ok() + &refusal("404 Not Found", NO_SUCH_PATH));
+    }
+}
+
+// ---- limits ----
+
+#[test]
+fn a_request_is_served_up_to_its_limits_and_refused_beyond() {
+    let target = |line_bytes: usize| {
+        let fixed = "GET /health? HTTP/1.1".len();
+        get_target(&format!("/health?{}", "x".repeat(line_bytes - fixed)))
+    };
+    let headers = |bytes: usize| {
+        let fixed = "Host: h\r\nX: \r\n\r\n".len();
+        get_with(&format!("X: {}\r\n", "y".repeat(bytes - fixed)))
+    };
+    let fields = |fields: usize| get_with(&"X: y\r\n".repeat(fields - 1));
+    let length = |bytes: usize| get_with(&format!("Content-Length: {bytes}\r\n")) + &"b".repeat(bytes);
+    let half = format!("8000\r\n{}\r\n", "c".repeat(0x8000));
+    let trailers =
+        |bytes: usize| chunked(&format!("0\r\nX: {}\r\n\r\n", "t".repeat(bytes - "X: \r\n\r\n".len())));
+    let trailer_fields = |fields: usize| chunked(&format!("0\r\n{}\r\n", "X: y\r\n".repeat(fields)));
+    let long_line = refusal("414 URI Too Long", "the request line is longer than 4096 bytes");
+    let long_headers =
+        refusal("431 Request Header Fields Too Large", "the headers or trailers are longer than 16384 bytes");
+    let many_fields =
+        refusal("431 Request Header Fields Too Large", "there are more than 100 headers or trailers");
+    let long_body = refusal("413 Content Too Large", "the body is longer than 65536 bytes");
+    let small_chunks = refusal("413 Content Too Large", "the body's chunks are too small for its length");
+    Wire::start().converse([
+        kept(target(4096), [ok()]),
+        closed(target(4097), [long_line.clone()]),
+        closed("x".repeat(5000), [long_line.clone()]),
+        closed(GET.to_owned() + &target(4097), [ok(), long_line]),
+        kept(headers(16 * 1024), [ok()]),
+        closed(headers(16 * 1024 + 1), [long_headers.clone()]),
+        closed(get_with(&"X: y\r\n".repeat(3000)), [long_headers.clone()]),
+        kept(fields(100), [ok()]),
+        closed(fields(101), [many_fields.clone()]),
+        kept(length(64 * 1024) + GET, [ok(), ok()]),
+        closed(length(64 * 1024 + 1), [long_body.clone()]),
+        kept(chunked(&format!("{half}{half}0\r\n\r\n")), [ok()]),
+        closed(chunked(&format!("{half}{half}1\r\nd\r\n0\r\n\r\n")), [long_body]),
+        closed(chunked(&"1\r\nc\r\n".repeat(30_000)), [small_chunks]),
+        kept(trailers(16 * 1024), [ok()]),
+        closed(trailers(16 * 1024 + 1), [long_headers]),
+        kept(trailer_fields(100), [ok()]),
+        closed(trailer_fields(101), [many_fields]),
+    ]);
+}
+
+/// Everything a request is made of, and how it can be stretched: its start, and the bytes that are sent over and over.
+const DRIBBLES: [(&str, &str); 10] = [
+    ("G", "E"),
+    ("GET /", "x"),
+    ("GET / HTTP/1.1\r\nX: ", "x"),
+    ("GET / HTTP/1.1\r\n", "X: y\r\n"),
+    ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n", "x"),
+    ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n8000\r\n", "x"),
+    ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1;", "x"),
+    ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n"),
+    ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", "X: y\r\n"),
+    ("\r\n\r\nGET /", "x"),
+];
+
+const TIMEOUT: Duration = Duration::from_millis(300);
+/// With two ticks of the server's clock, and what a busy machine adds.
+const LATEST: Duration = Duration::from_millis(1300);
+
+#[test]
+fn a_request_has_to_arrive_in_time_however_it_dribbles() {
+    let wire = Wire::with(&[("HttpReadTimeout", TIMEOUT.as_millis() as u64)]);
+    let halted = DRIBBLES.map(|(start, _)| (start.to_owned(), "", String::new()));
+    let dribbling = DRIBBLES.map(|(start, rest)| (start.to_owned(), rest, String::new()));
+    let behind_another = DRIBBLES.map(|(start, rest)| (GET.to_owned() + start, rest, ok()));
+    thread::scope(|scope| {
+        for (start, rest, before) in halted.into_iter().chain(dribbling).chain(behind_another) {
+            let mut stream = wire.connect();
+            scope.spawn(move || {
+                let began = Instant::now();
+                stream.write_all(start.as_bytes()).unwrap();
+                stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+                let mut rest = rest.bytes().cycle();
+                let mut talk = Talk::over(stream);
+                while !talk.ended && began.elapsed() < PATIENCE {
+                    talk.read();
+                    if let (false, Some(byte)) = (talk.ended, rest.next()) {
+                        talk.send(&[byte]);
+                    }
+                }
+                let took = began.elapsed();
+                assert_eq!(normalised(&talk.received), before + &too_slow(), "{start:?}");
+                assert!(took >= TIMEOUT && took < LATEST, "{start:?}: {took:?}");
+            });
+        }
+    });
+    // The deadline is that of one request: the next one has its own.
+    let mut stream = wire.connect();
+    let began = Instant::now();
+    while began.elapsed() < 3 * TIMEOUT {
+        stream.write_all(b"GET /health HTTP/1.1\r\nHo").unwrap();
+        thread::sleep(TIMEOUT / 3);
+        stream.write_all(b"st: h\r\n\r\n").unwrap();
+        assert_eq!(receive(&mut stream, ok().len()), ok());
+    }
+}
+
+#[test]
+fn an_idle_connection_is_closed_quietly() {
+    let wire = Wire::with(&[("HttpIdleTimeout", TIMEOUT.as_millis() as u64)]);
+    // As long as the server's buffer: a read that fills it leaves open whether there is more.
+    let full = |bytes: usize| {
+        let start = GET.repeat(bytes / GET.len() - 2);
+        let padding = bytes - start.len() - get_with("X: \r\n").len();
+        start + &get_with(&format!("X: {}\r\n", "x".repeat(padding)))
+    };
+    let fulls = [4, 8, 16, 32, 64].map(|kib| full(kib * 1024));
+    let others =
+        ["", GET, "\r\n", "\r\n\r\n\r\n\r\n", "GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"];
+    thread::scope(|scope| {
+        for sent in others.map(str::to_owned).into_iter().chain(fulls) {
+            let mut talk = Talk::over(wire.connect());
+            scope.spawn(move || {
+                talk.send(sent.as_bytes());
+                let sent_at = Instant::now();
+                let received = talk.until_end();
+                let took = sent_at.elapsed();
+                let answers = sent.matches("HTTP/1.").count();
+                assert_eq!(received.matches("HTTP/1.1 200 OK").count(), answers);
+                assert_eq!(received.matches("HTTP/1.1 ").count(), answers, "{received}");
+                let what = format!("{} bytes", sent.len());
+                assert!(took >= TIMEOUT && took < LATEST, "{what}: {took:?}");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_connection_too_many_gets_a_503_and_the_rest_notice_nothing() {
+    let mut wire = Wire::with(&[("MaxConnections", 3)]);
+    let expected = failure(
+        "503 Service Unavailable",
+        "Retry-After: 1\r\nConnection: close\r\n",
+        "this server has as many connections as it may; try again",
+    );
+    // Whoever asked at the start is gone.
+    wire.settle();
+    let mut inside: Vec<_> = (0..2).map(|_| wire.connect()).collect();
+    inside.iter_mut().for_each(exchange);
+    // Whatever they have to say: a reset would take the answer with it.
+    for sent in [String::new(), GET.to_owned(), GET.repeat(1000), "bad\r\n".to_owned()] {
+        let mut talk = Talk::over(wire.connect());
+        talk.send(sent.as_bytes());
+        assert_eq!(talk.until_end(), expected);
+    }
+    inside.iter_mut().for_each(exchange);
+    let log = wire.server.await_log("refusing with 503");
+    assert!(log.contains("MaxConnections=3"), "{log}");
+    drop(inside);
+    wire.settle();
+    exchange(&mut wire.connect());
+    let log = wire.server.log_so_far();
+    assert!(log.is_empty(), "it is said once: {log:?}");
+}
+
+// ---- greedy and slow clients ----
+
+/// A connection whose client takes little at a time. Of short segments the server's system buffers few bytes, of long
+/// ones megabytes.
+fn connect_narrow(port: u16, segment_bytes: Option<libc::c_int>) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    if let Some(bytes) = segment_bytes {
+        let length = size_of_val(&bytes) as libc::socklen_t;
+        // SAFETY: the value lives as long as the call, and `length` is its length.
+        let done = unsafe {
+            let value = (&raw const bytes).cast();
+            libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_MAXSEG, value, length)
+        };
+        assert_eq!(done, 0);
+    }
+    socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+    prepared(socket.into())
+}
+
+const BATCH_OF_1000: &str = "GET /alloc?app_tag=test_business&count=1000 HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// What the server's memory grows by when clients ask for this over and over, and read nothing.
+fn kib_of_clients_that_never_read(clients: usize, request: &str) -> u64 {
+    let mut wire = Wire::with(&[("HttpWriteTimeout", TIMEOUT.as_millis() as u64)]);
+    // Whatever is needed once is not counted.
+    for _ in 0..16 {
+        let mut talk = Talk::over(wire.connect());
+        talk.send(format!("{request}{LAST}").as_bytes());
+        assert!(talk.until_end().ends_with(&refusal("404 Not Found", NO_SUCH_PATH)));
+    }
+    wire.settle();
+    let before = wire.server.resident_kib();
+    let mut most = before;
+    let requests = request.repeat(1 + 100_000 / request.len());
+    let port = wire.server.port();
+    let blocked: Vec<_> = thread::scope(|scope| {
+        let flood = || {
+            let mut stream = connect_narrow(port, Some(1000));
+            let (began, mut progress) = (Instant::now(), Instant::now());
+            // Blocks when the server reads no more, and fails when it closes.
+            while began.elapsed() < PATIENCE {
+                match stream.write(requests.as_bytes()) {
+                    Ok(_) => progress = Instant::now(),
+                    Err(error) if is_gone(&error) => return progress.elapsed(),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            panic!("the server goes on reading");
+        };
+        let floods: Vec<_> = (0..clients).map(|_| scope.spawn(flood)).collect();
+        while !floods.iter().all(ScopedJoinHandle::is_finished) {
+            most = most.max(wire.server.resident_kib());
+            thread::sleep(Duration::from_millis(5));
+        }
+        floods.into_iter().map(|flood| flood.join().unwrap()).collect()
+    });
+    let longest = blocked.iter().max().unwrap();
+    assert!(*longest < 2 * LATEST, "closed {longest:?} after the last byte that it took");
+    exchange(&mut wire.connect());
+    most - before
+}
+
+#[test]
+fn a_client_that_never_reads_costs_at_most_256_kib_and_is_closed() {
+    const CLIENTS: usize = 64;
+    const ALLOCATOR_STEP_KIB: u64 = 4 * 1024;
+    let alloc = |count: u64, body: &str| {
+        format!("POST /alloc?app_tag=test_business&count={count} HTTP/1.1\r\nHost: h\r\n{body}")
+    };
+    let chunks = format!("1;{}\r\nx\r\n", "e".repeat(250)).repeat(550);
+    let chunks = format!("Transfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
+    let floods = [
+        ("answers of 8 KiB", alloc(1000, "\r\n")),
+        ("the largest answers", alloc(10_000, "\r\n")),
+        ("the longest bodies and the largest answers", alloc(10_000, &chunks)),
+    ];
+    let kib = floods.map(|(what, request)| (what, kib_of_clients_that_never_read(CLIENTS, &request)));
+    let limit = CLIENTS as u64 * 256 + ALLOCATOR_STEP_KIB;
+    assert!(kib.iter().all(|(_, kib)| *kib <= limit), "KiB of {CLIENTS} clients: {kib:?}");
+}
+
+#[test]
+fn a_client_that_reads_slowly_but_steadily_gets_all_its_answers() {
+    const ANSWERS: usize = 1000;
+    let wire = Wire::with(&[("HttpWriteTimeout", 500)]);
+    let mut stream = connect_narrow(wire.server.port(), None);
+    let mut sending = stream.try_clone().unwrap();
+    let sender = thread::spawn(move || {
+        sending.write_all(BATCH_OF_1000.repeat(ANSWERS).as_bytes())?;
+        sending.write_all(LAST.as_bytes())
+    });
+    // For several times as long as the server would wait for a client that takes nothing.
+    let began = Instant::now();
+    let (mut received, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+    while began.elapsed() < Duration::from_secs(3) {
+        let bytes = stream.read(&mut buffer).unwrap();
+        assert!(bytes > 0, "closed after {} bytes and {:?}", received.len(), began.elapsed());
+        received.extend_from_slice(&buffer[..bytes]);
+        thread::sleep(Duration::from_millis(20));
+    }
+    let slowly = received.len();
+    stream.read_to_end(&mut received).unwrap();
+    sender.join().unwrap().unwrap();
+    let text = String::from_utf8(received).unwrap();
+    assert_eq!(text.matches("HTTP/1.1 200 OK\r\n").count(), ANSWERS);
+    assert!(slowly < text.len(), "it was slow to the end");
+}
+
+#[test]
+fn one_clients_flood_does_not_delay_another() {
+    let mut wire = Wire::start();
+    let stop = AtomicBool::new(false);
+    let mut flood = wire.connect();
+    let mut drain = flood.try_clone().unwrap();
+    let mut honest = wire.connect();
+    wire.settle_new();
+    let mut waits: Vec<_> = thread::scope(|scope| {
+        scope.spawn(|| {
+            let requests = GET.repeat(1000);
+            while !stop.load(Relaxed) {
+                flood.write_all(requests.as_bytes()).unwrap();
+            }
+            flood.shutdown(Shutdown::Write).unwrap();
+        });
+        let answered = scope.spawn(move || std::io::copy(&mut drain, &mut std::io::sink()).unwrap());
+        let waits = (0..500)
+            .map(|_| {
+                let began = Instant::now();
+                exchange(&mut honest);
+                began.elapsed()
+            })
+            .collect();
+        stop.store(true, Relaxed);
+        let answered = answered.join().unwrap() / ok().len() as u64;
+        assert!(answered > 5000, "{answered} answers are no flood");
+        waits
+    });
+    waits.sort();
+    let p99 = waits[waits.len() * 99 / 100];
+    assert!(p99 < Duration::from_millis(50), "{p99:?}; at most {:?}", waits[waits.len() - 1]);
+}
+
+/// The server's CPU time for these bytes when each comes alone.
+fn cpu_time_byte_by_byte(wire: &mut Wire, bytes: &str) -> Duration {
+    let mut talk = Talk::over(wire.connect());
+    wire.settle_new();
+    let before = wire.server.cpu_time();
+    for piece in bytes.as_bytes().chunks(1) {
+        talk.send(piece);
+        wire.settle();
+    }
+    let spent = wire.server.cpu_time() - before;
+    talk.take();
+    assert!(!talk.ended, "{bytes:?} is refused");
+    spent
+}
+
+#[test]
+fn a_part_of_a_header_is_not_looked_at_twice() {
+    const BYTES: usize = 15 * 1024;
+    let mut wire = Wire::start();
+    let start = "GET /health HTTP/1.1\r\nHost: h\r\n";
+    let stretched = |line: &str| {
+        let repeated = line.repeat(BYTES / line.len());
+        format!("{start}X: {repeated}")
+    };
+    // What as many bytes cost in small requests, is what they may cost in a large one.
+    let small = cpu_time_byte_by_byte(&mut wire, &GET.repeat(BYTES / GET.len()));
+    let field = format!("{}\r\nX: ", "y".repeat(200));
+    for large in [stretched("y"), stretched(&field)] {
+        let spent = cpu_time_byte_by_byte(&mut wire, &large);
+        let limit = small * 5 / 4 + Duration::from_millis(50);
+        assert!(spent < limit, "{spent:?} and not {small:?}: {:?}..", &large[..300]);
+    }
+}
+
+#[test]
+fn an_idle_connection_costs_at_most_2_kib() {
+    let (_, files) = rlimit::Resource::NOFILE.get().unwrap();
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    let connections = 8000.min(files as usize / 2);
+    let mut wire = Wire::start();
+    let open = |wire: &Wire| {
+        let mut stream = wire.connect();
+        exchange(&mut stream);
+        stream
+    };
+    let _warm: Vec<_> = (0..64).map(|_| open(&wire)).collect();
+    let before = wire.server.resident_kib();
+    let mut idle: Vec<_> = (0..connections).map(|_| open(&wire)).collect();
+    wire.settle();
+    let kib = wire.server.resident_kib() - before;
+    assert!(kib <= 2 * connections as u64, "{kib} KiB for {connections} connections");
+    idle.iter_mut().step_by(100).for_each(exchange);
+}
+
+// ---- faults ----
+
+#[test]
+fn running_out_of_files_is_logged_once_costs_no_cpu_and_passes() {
+    let mut wire = Wire::start();
+    let mut inside: Vec<_> = (0..10).map(|_| wire.connect()).collect();
+    inside.iter_mut().for_each(exchange);
+    // None more than are open now.
+    wire.server.limit_open_files(10);
+    let mut outside: Vec<_> = (0..50).map(|_| wire.connect()).collect();
+    wire.server.await_log("cannot accept connections; trying again");
+    let (began, before) = (Instant::now(), wire.server.cpu_time());
+    while began.elapsed() < Duration::from_secs(1) {
+        inside.iter_mut().for_each(exchange);
+        thread::sleep(Duration::from_millis(100));
+    }
+    let spent = wire.server.cpu_time() - before;
+    assert!(spent < Duration::from_millis(150), "{spent:?} of CPU time in {:?}", began.elapsed());
+    let log = wire.server.log_so_far();
+    assert!(!log.iter().any(|line| line.contains("accept")), "{log:?}");
+    // Those that waited are served, without anything that the server would have to be told.
+    wire.server.limit_open_files(1000);
+    wire.server.await_log("accepting connections again");
+    outside.iter_mut().for_each(exchange);
+    inside.iter_mut().for_each(exchange);
+    wire.settle();
+    wire.assert_sound();
+}
+
+#[test]
+fn a_low_limit_of_files_is_heeded_from_the_start() {
+    const FILES: u64 = 64;
+    const CLIENTS: usize = 80;
+    let directory = tempfile::tempdir().unwrap();
+    let setup = Setup::embedded(&directory.path().join("ids.db")).key("Workers", 1);
+    let server = setup.open_files(FILES / 2, FILES).start();
+    let warning = server.await_log("MaxConnections exceeds the limit of open files");
+    assert!(warning.contains("files=64") && warning.contains("MaxConnections=16384"), "{warning}");
+    server.await_status("/health", 200);
+    // More than there are files for. All of them get an answer, if not all the same.
+    let before = server.cpu_time();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(server.port())).collect();
+    let began = Instant::now();
+    let (mut served, mut refused) = (0, 0);
+    for stream in &mut clients {
+        let _ = stream.write_all(GET.as_bytes());
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        match &status {
+            b"HTTP/1.1 200" => served += 1,
+            b"HTTP/1.1 503" => refused += 1,
+            other => panic!("{:?}", String::from_utf8_lossy(other)),
+        }
+    }
+    assert!(served >= 16 && refused > 0, "{served} served, {refused} refused");
+    let spent = server.cpu_time() - before;
+    let limit = Duration::from_millis(500) + began.elapsed() / 5;
+    assert!(spent < limit, "{spent:?} of CPU time in {:?}", began.elapsed());
+    drop(clients);
+    server.await_log("accepting connections again");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut stream = connect(server.port());
+        let mut status = [0; 12];
+        let sent = stream.write_all(GET.as_bytes());
+        if sent.and_then(|()| stream.read_exact(&mut status)).is_ok() && &status == b"HTTP/1.1 200" {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it does not recover");
+    }
+}
+
+/// Bytes that look enough like HTTP to get somewhere.
+fn garbage(random: &mut fastrand::Rng) -> Vec<u8> {
+    const FRAGMENTS: [&str; 30] = [
+        "GET /health HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /health HTTP/1.1\r\n",
+        "GET /",
+        "POST /health HTTP/1.1\r\nHost: h\r\n",
+        "HEAD ",
+        "OPTIONS * ",
+        " HTTP/1.1\r\n",
+        " HTTP/1.0\r\n",
+        " HTTP/2.0\r\n",
+        "Host: h\r\n",
+        "Content-Length: ",
+        "Content-Length: 5\r\n\r\n",
+        "Content-Length: 60000\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n",
+        "Expect: 100-continue\r\n",
+        "Connection: close\r\n",
+        "Connection: keep-alive\r\n",
+        "\r\n",
+        "\r\n\r\n",
+        "\r",
+        "\n",
+        "0\r\n\r\n",
+        "1\r\nx\r\n",
+        "5;x\r\n",
+        "ffffffff\r\n",
+        "%",
+        "http://[",
+        ":",
+        " ",
+    ];
+    let mut bytes = Vec::new();
+    for _ in 0..random.usize(0..20) {
+        match random.usize(0..10) {
+            0 => bytes.extend((0..random.usize(0..40)).map(|_| random.u8(..))),
+            _ => bytes.extend_from_slice(FRAGMENTS[random.usize(0..FRAGMENTS.len())].as_bytes()),
+        }
+    }
+    bytes
+}
+
+const SEED: u64 = 0x1d_a110c;
+
+#[test]
+fn random_bytes_hang_no_connection() {
+    let timeout = TIMEOUT.as_millis() as u64;
+    let wire = Wire::with(&[("HttpReadTimeout", timeout), ("HttpIdleTimeout", timeout)]);
+    let mut random = fastrand::Rng::with_seed(SEED);
+    for _ in 0..4 {
+        let mut talks = Vec::new();
+        for _ in 0..BATCH {
+            let bytes = garbage(&mut random);
+            let mut talk = Talk::over(wire.connect());
+            talk.send(&bytes);
+            talks.push((bytes, talk));
+        }
+        let sent_at = Instant::now();
+        for (bytes, talk) in talks {
+            let received = talk.until_end();
+            let took = sent_at.elapsed();
+            let sent = String::from_utf8_lossy(&bytes);
+            // One deadline may follow another, when something was answered in between.
+            assert!(took < 2 * LATEST, "{took:?}: {sent:?}");
+            let begins = received.is_empty() || received.starts_with("HTTP/1.1 ");
+            assert!(begins, "{sent:?} is answered with {received:?}");
+        }
+    }
+    wire.assert_sound();
+}
+
+#[test]
+fn no_way_to_leave_takes_a_place_along() {
+    const PLACES: usize = 4;
+    let wire = Wire::with(&[("MaxConnections", PLACES as u64), ("HttpReadTimeout", 300)]);
+    let port = wire.server.port();
+    let Wire { server: _server, directory: _directory, probe } = wire;
+    drop(probe);
+    let mut random = fastrand::Rng::with_seed(SEED);
+    for _ in 0..200 {
+        let mut talk = Talk::over(connect(port));
+        talk.send(&garbage(&mut random));
+        match random.u8(0..4) {
+            // At once, with or without a reset.
+            0 => {}
+            1 => SockRef::from(&talk.stream).set_linger(Some(Duration::ZERO)).unwrap(),
+            2 => _ = talk.stream.shutdown(Shutdown::Write),
+            _ => _ = talk.stream.shutdown(Shutdown::Both),
+        }
+    }
+    let mut honest: Vec<TcpStream> = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while honest.len() < PLACES {
+        let mut stream = connect(port);
+        let mut status = [0; 12];
+        let sent = stream.write_all(GET.as_bytes());
+        match sent.and_then(|()| stream.read_exact(&mut status)) {
+            Ok(()) if &status == b"HTTP/1.1 200" => honest.push(stream),
+            _ => assert!(Instant::now() < deadline, "{} of {PLACES} places are left", honest.len()),
+        }
+    }
+}
+
+// ---- properties ----
+
+/// A request whose answer is always the same, and that answer.
+fn request() -> impl Strategy<Value = (Vec<u8>, String)> {
+    let no_number = "count is 'x': it must be a number from 1 to 10000";
+    let not_allowed =
+        failure("405 Method Not Allowed", ALLOW, "the method is not allowed: use GET, HEAD or POST");
+    let start = prop::sample::select(vec![
+        ("GET /health", ok()),
+        ("GET http://h/health?x=%41", ok()),
+        ("POST /health", ok()),
+        ("HEAD /health", without_body(&ok())),
+        ("HEAD /x", without_body(&not_found())),
+        ("GET //health", not_found()),
+        ("OPTIONS *", answer("200 OK", ALLOW, SUCCESS)),
+        ("PUT /health", not_allowed),
+        ("GET /alloc?app_tag=a&count=x", failure("400 Bad Request", "", no_number)),
+    ]);
+    let data = prop::collection::vec(any::<u8>(), 0..80);
+    let body = prop_oneof![
+        2 => Just(String::new()).prop_map(|none| (none, Vec::new())),
+        1 => data.clone().prop_map(|data| (format!("Content-Length: {}\r\n", data.len()), data)),
+        1 => (data, 1usize..20).prop_map(|(data, size)| {
+            let mut chunks = Vec::new();
+            for chunk in data.chunks(size) {
+                write!(chunks, "{:x}\r\n", chunk.len()).unwrap();
+                chunks.extend_from_slice(chunk);
+                chunks.extend_from_slice(b"\r\n");
+            }
+            chunks.extend_from_slice(b"0\r\n\r\n");
+            ("Transfer-Encoding: chunked\r\n".to_owned(), chunks)
+        }),
+    ];
+    let headers = "(X-[A-Za-z0-9-]{1,9}:[ \t]?[ -~]{0,30}\r\n){0,3}";
+    (0..3usize, start, headers, body).prop_map(|(lines, (start, answer), headers, (framing, body))| {
+        let empty_lines = "\r\n".repeat(lines);
+        let head = format!("{empty_lines}{start} HTTP/1.1\r\n{headers}Host: h\r\n{framing}\r\n");
+        ([head.as_bytes(), &body].concat(), answer)
+    })
+}
+
+#[test]
+fn valid_requests_are_answered_the_same_however_they_are_cut() {
+    let mut wire = Wire::start();
+    let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
+    let strategy = (prop::collection::vec(request(), 1..8), prop::collection::vec(1usize..60, 1..6));
+    let wire = std::cell::RefCell::new(&mut wire);
+    TestRunner::new(config)
+        .run(&strategy, |(requests, lengths)| {
+            let (sent, answers): (Vec<_>, Vec<_>) = requests.into_iter().unzip();
+            let case = kept(sent.concat(), [answers.concat()]);
+            let mut pieces = Vec::new();
+            let mut rest = case.sent.as_slice();
+            for length in lengths.into_iter().cycle() {
+                let (piece, others) = rest.split_at(length.min(rest.len()));
+                pieces.push(piece);
+                rest = others;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            let ways = [vec![case.sent.as_slice()], pieces].map(|pieces| Delivery { case: &case, pieces });
+            for received in wire.borrow_mut().deliver(&ways) {
+                if received != case.expected {
+                    return Err(TestCaseError::fail(difference(&received, &case.expected)));
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+}
