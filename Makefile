@@ -1,6 +1,6 @@
 # The commands of this project. `make check` is what CI runs.
 
-.PHONY: build run test check lint loom deps perf-deps bench clean
+.PHONY: build run test check lint loom simulation soak deps perf-deps bench clean
 
 build:
 	cargo build --release
@@ -20,6 +20,14 @@ test: deps
 # Every interleaving of a few threads on a segment and on a tag.
 loom:
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --locked --release --lib loom_tests
+
+# Three minutes of hostile clients beside honest ones; `make test` has a few seconds of it.
+soak:
+	IDALLOC_SOAK_SECONDS=180 cargo test --locked --release --test soak -- --nocapture
+
+# Ten thousand seeds of the allocator's simulation; `make test` runs as many as fit into 15 s.
+simulation:
+	IDALLOC_SIM_SEEDS=10000 cargo test --locked --release --test simulation -- --nocapture
 
 lint:
 	cargo fmt --check

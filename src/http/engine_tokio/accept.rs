@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
@@ -20,6 +20,8 @@ use crate::http::response::{Delivery, Encoder};
 
 /// The pause after accepting failed for want of descriptors or memory; without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The least time between two lines about refusals: the count of connections may hover around its limit.
+const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(10);
 /// How long a refused client may take to read its 503.
 const LINGER: Duration = Duration::from_millis(500);
 /// The most refused connections that are given this time; further ones are closed at once.
@@ -30,11 +32,12 @@ pub(super) struct Acceptor {
     connections_max: usize,
     failing: bool,
     refusing: bool,
+    refusal_logged: Option<Instant>,
 }
 
 impl Acceptor {
     pub fn new(ports: Vec<WorkerPort>, connections_max: usize) -> Self {
-        Self { ports, connections_max, failing: false, refusing: false }
+        Self { ports, connections_max, failing: false, refusing: false, refusal_logged: None }
     }
 
     /// Accepts until told to stop, and then those who had connected before.
@@ -75,7 +78,9 @@ impl Acceptor {
     }
 
     fn note_refusing(&mut self, refusing: bool) {
-        if refusing && !self.refusing {
+        let logged_lately = self.refusal_logged.is_some_and(|at| at.elapsed() < REFUSAL_LOG_PAUSE);
+        if refusing && !self.refusing && !logged_lately {
+            self.refusal_logged = Some(Instant::now());
             warn!(MaxConnections = self.connections_max, "no more connections: refusing with 503");
         }
         self.refusing = refusing;

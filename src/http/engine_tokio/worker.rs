@@ -21,6 +21,8 @@ use crate::http::response::{Delivery, Encoder};
 
 /// How long an idle connection stays open when the server stops, so that a request that is on its way gets an answer.
 const DRAIN_IDLE: Duration = Duration::from_millis(300);
+/// Pairs of buffers that are kept when there is no rush.
+const SPARE_BUFFERS_KEPT: usize = 4;
 /// The most pairs of buffers that are kept for the next connection in need.
 const SPARE_BUFFERS_MAX: usize = 64;
 
@@ -144,6 +146,12 @@ impl Worker {
     fn tick(&self) {
         self.now.set(self.started.elapsed());
         self.encoder.borrow_mut().set_date(SystemTime::now());
+        // What a rush has left goes back to the system, little by little.
+        let mut spare = self.spare_buffers.borrow_mut();
+        if spare.len() > SPARE_BUFFERS_KEPT {
+            spare.pop();
+        }
+        drop(spare);
         for (_, watch) in self.watches.borrow().iter() {
             if watch.deadline.get() <= self.now.get() {
                 watch.expire();

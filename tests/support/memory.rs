@@ -1,0 +1,148 @@
+//! A table in memory, and claims with a limit: what the tests of the allocator stand on.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use idalloc::alloc::{AllocError, Granted, Handle, Outcome, Pending, Want};
+use idalloc::store::{StoreError, TagRow};
+
+/// The rows that all sessions of a test share.
+pub struct Table {
+    rows: Mutex<BTreeMap<String, Row>>,
+}
+
+struct Row {
+    step: i64,
+    /// Every `max_id` that was committed and not lost since; the last is the present one.
+    commits: Vec<i64>,
+    highest: i64,
+}
+
+impl Row {
+    fn max_id(&self) -> i64 {
+        *self.commits.last().expect("a row begins with a commit")
+    }
+
+    fn commit(&mut self, max_id: i64) {
+        self.commits.push(max_id);
+        self.highest = self.highest.max(max_id);
+    }
+}
+
+impl Table {
+    /// Rows of these tags and steps.
+    pub fn new<'a>(tags: impl IntoIterator<Item = (&'a str, i64)>) -> Arc<Table> {
+        let row = |step| Row { step, commits: vec![0], highest: 0 };
+        let rows = tags.into_iter().map(|(name, step)| (name.to_owned(), row(step))).collect();
+        Arc::new(Table { rows: Mutex::new(rows) })
+    }
+
+    /// What a listing finds.
+    pub fn list(&self) -> Vec<TagRow> {
+        self.list_as(|commits| commits - 1)
+    }
+
+    /// What a listing finds on a replica that lags: `pick` says, for a row with so many commits, which is the last it has.
+    pub fn list_as(&self, mut pick: impl FnMut(usize) -> usize) -> Vec<TagRow> {
+        let rows = self.lock();
+        let seen = rows.iter().map(|(name, row)| {
+            let max_id = row.commits[pick(row.commits.len())];
+            TagRow { name: name.clone(), step: row.step, max_id }
+        });
+        seen.collect()
+    }
+
+    /// As [`SegmentStore::reserve`](idalloc::store::SegmentStore::reserve).
+    pub fn reserve(&self, tag: &str, amount: i64) -> Result<i64, StoreError> {
+        let mut rows = self.lock();
+        let row = rows.get_mut(tag).ok_or(StoreError::UnknownTag)?;
+        let max_id = row.max_id();
+        let end = max_id.checked_add(amount).ok_or(StoreError::Overflow { max_id })?;
+        row.commit(end);
+        Ok(end)
+    }
+
+    /// As [`SegmentStore::give_back`](idalloc::store::SegmentStore::give_back).
+    pub fn give_back(&self, tag: &str, end: i64, first_unclaimed: i64) -> bool {
+        let mut rows = self.lock();
+        let row = rows.get_mut(tag).filter(|row| row.max_id() == end);
+        row.map(|row| row.commit(first_unclaimed)).is_some()
+    }
+
+    /// As [`SegmentStore::raise`](idalloc::store::SegmentStore::raise).
+    pub fn raise(&self, tag: &str, to: i64) {
+        if let Some(row) = self.lock().get_mut(tag).filter(|row| row.max_id() < to) {
+            row.commit(to);
+        }
+    }
+
+    /// Loses the row's newest commits: `pick` says, of so many, which is the last that stays.
+    pub fn lose_commits(&self, tag: &str, pick: impl FnOnce(usize) -> usize) {
+        if let Some(row) = self.lock().get_mut(tag) {
+            let last = pick(row.commits.len());
+            row.commits.truncate(last + 1);
+        }
+    }
+
+    /// What an operator does after commits were lost.
+    pub fn mend(&self) {
+        for row in self.lock().values_mut() {
+            row.commit(row.highest);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Row>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What came of a claim, for its caller.
+#[derive(Debug)]
+pub enum Claimed {
+    Granted(Granted),
+    Failed(AllocError),
+    /// The caller lost patience: what it might have got is nobody's.
+    GivenUp,
+}
+
+/// Claims what is wanted, and waits for it no longer than `patience`.
+pub fn claim_within(handle: &mut Handle, tag: &str, want: Want, patience: Duration) -> Claimed {
+    match handle.claim(tag, want) {
+        Outcome::Granted(granted) => Claimed::Granted(granted),
+        Outcome::Pending(pending) => wait_for(handle, pending, patience),
+    }
+}
+
+fn wait_for(handle: &mut Handle, mut pending: Pending, patience: Duration) -> Claimed {
+    let waker = unparking();
+    let mut cx = Context::from_waker(&waker);
+    let deadline = Instant::now() + patience;
+    loop {
+        match handle.poll(&mut pending, &mut cx) {
+            Poll::Ready(Ok(granted)) => return Claimed::Granted(granted),
+            Poll::Ready(Err(error)) => return Claimed::Failed(error),
+            Poll::Pending => {}
+        }
+        let rest = deadline.saturating_duration_since(Instant::now());
+        if rest.is_zero() {
+            return Claimed::GivenUp;
+        }
+        thread::park_timeout(rest);
+    }
+}
+
+/// A waker that unparks the calling thread.
+pub fn unparking() -> Waker {
+    Waker::from(Arc::new(Unparking(thread::current())))
+}
+
+struct Unparking(Thread);
+
+impl Wake for Unparking {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
