@@ -437,6 +437,10 @@ impl Tag {
     /// Puts what was reserved for `job` where it belongs.
     pub fn complete(&self, job: Job, granted: IdRange) -> Option<Discarded> {
         let mut state = self.lock();
+        if state.closed {
+            // Whoever closed the tag has counted what was handed out of it.
+            return Some(Discarded(granted));
+        }
         state.failures = 0;
         if granted.start < 0 {
             state.fail_all(Fault::NegativeMaxId);

@@ -190,7 +190,8 @@ impl Connection {
         }
     }
 
-    /// Answers what was received, and reads on until nothing is in hand. An error means that the client is gone, or reads too slowly.
+    /// Answers what was received, and reads on until nothing is in hand. An error means that the client is gone, or
+    /// reads too slowly.
     async fn exchange(&mut self, Buffers { input, output }: &mut Buffers) -> io::Result<Turn> {
         self.worker.begin_busy(&self.watch);
         loop {
@@ -310,8 +311,8 @@ impl Connection {
     }
 
     fn end_reading(&mut self) {
-        if self.reading {
-            self.reading = false;
+        // Idle, if empty lines had come before.
+        if mem::take(&mut self.reading) || self.watch.is_idle() {
             self.worker.begin_busy(&self.watch);
         }
     }

@@ -63,6 +63,10 @@ impl Watch {
         false
     }
 
+    pub fn is_idle(&self) -> bool {
+        self.idle.get()
+    }
+
     pub fn deadline(&self) -> Duration {
         self.deadline.get()
     }
