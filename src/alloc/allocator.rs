@@ -511,13 +511,11 @@ impl Pending {
             self.registration = Registration::Listing(Visit::default());
         }
         let Registration::Listing(visit) = &mut self.registration else { return Poll::Pending };
-        if self.shared.closed.load(Relaxed) {
-            return Poll::Ready(Err(AllocError::Closed));
-        }
         match self.shared.listing.missing(visit, cx.waker(), Instant::now()) {
             Missing::Unknown => Poll::Ready(Err(AllocError::UnknownTag)),
             Missing::Away => Poll::Ready(Err(AllocError::StoreAway)),
             Missing::Waiting => Poll::Pending,
+            Missing::Stopped => Poll::Ready(Err(AllocError::Closed)),
         }
     }
 

@@ -55,6 +55,8 @@ pub(super) enum Missing {
     Away,
     /// The waker is woken when the table was read.
     Waiting,
+    /// It is not read any more.
+    Stopped,
 }
 
 /// A caller's registration.
@@ -69,6 +71,9 @@ impl Listing {
     /// What to tell a caller whose tag is not in the directory.
     pub fn missing(&self, visit: &mut Visit, waker: &Waker, now: Instant) -> Missing {
         let mut state = lock(&self.state);
+        if state.stopped {
+            return Missing::Stopped;
+        }
         let asked_for_it = visit.waiter.is_some() && state.attempts > visit.since;
         let young = state.not_before.is_some_and(|not_before| now < not_before);
         if state.succeeded_once && (asked_for_it || young) {
@@ -105,8 +110,12 @@ impl Listing {
         lock(&self.state).succeeded_once
     }
 
+    /// Ends the listings, and tells everybody who waits for one.
     pub fn stop(&self) {
-        lock(&self.state).stopped = true;
+        let mut state = lock(&self.state);
+        state.stopped = true;
+        state.waiters.values().for_each(Waker::wake_by_ref);
+        drop(state);
         self.requested.notify_one();
     }
 
