@@ -256,7 +256,7 @@ impl Shared {
     }
 }
 
-/// The owner's end: while it lives, segments are reserved.
+/// The owner's end. Segments are reserved until [`Allocator::close`]; dropping it stops nothing.
 pub struct Allocator {
     shared: Arc<Shared>,
     lister: JoinHandle<()>,
