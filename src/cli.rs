@@ -15,7 +15,7 @@ use idalloc::store::{self, StoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::logging;
+use crate::{logging, memory};
 
 /// How long the end may take: answers under way are sent, threads finish their statements.
 const DRAIN_MAX: Duration = Duration::from_secs(6);
@@ -165,7 +165,7 @@ fn serve(file: Option<&Path>) -> Result<(), RunError> {
     };
     let listen_error =
         |cause| RunError::Listen { address: format!("{}:{}", config.http_host, config.http_port), cause };
-    let server = Server::start(&config, &allocator).map_err(listen_error)?;
+    let server = Server::start(&config, &allocator, memory::trim).map_err(listen_error)?;
     // Who started this server need not be listening.
     let _ = writeln!(io::stdout(), "server started at: {}", shown(server.address()));
 

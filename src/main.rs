@@ -2,14 +2,11 @@
 
 mod cli;
 mod logging;
+mod memory;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
-
-// Answers and waiting claims are small and many: this allocator is the fastest for them.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match cli::run(cli::Args::parse()) {

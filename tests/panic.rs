@@ -47,6 +47,7 @@ fn a_panic_closes_its_connection_is_reported_and_frees_its_slot() {
         read_timeout: Duration::MAX,
         write_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),
+        trim: || {},
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();

@@ -29,10 +29,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Generous: the clients here take more than half of the machine, which may have other work, and a server that is not
 /// optimized takes the rest. An optimized one comes to a few milliseconds.
 const LATENCY_P99_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 250 });
-/// What the memory may have grown by when all is over, and while it lasts. mimalloc keeps the pages of threads that have
-/// become quiet: about 20 MB, after three minutes no more than after eight seconds. (With the system's allocator the
-/// same server comes back to within 8 MB.)
-const GROWTH_MAX_KIB: u64 = 32 * 1024;
+/// What the memory may have grown by when all is over, and while it lasts. A few pages of code and of the store's that
+/// were not needed before are no leak.
+const GROWTH_MAX_KIB: u64 = 4 * 1024;
 const PEAK_GROWTH_MAX_KIB: u64 = 64 * 1024;
 
 /// More than minutes of all this come to; a table of bits for them has 2 GiB, and is filled from its start.

@@ -35,6 +35,8 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// The longest time between two requests.
     pub idle_timeout: Duration,
+    /// Gives the system back what the global allocator holds and does not need. A worker calls it when a rush is over.
+    pub trim: fn(),
 }
 
 /// A running server.
@@ -50,11 +52,11 @@ enum Engine {
 }
 
 impl Server {
-    /// Listens where `config` says and serves the IDs of `allocator`.
+    /// Listens where `config` says and serves the IDs of `allocator`; `trim` is that of [`Limits`].
     ///
     /// # Errors
     /// The address is in use, not of this machine, or not permitted; or the system has no threads left.
-    pub fn start(config: &Config, allocator: &Allocator) -> io::Result<Self> {
+    pub fn start(config: &Config, allocator: &Allocator, trim: fn()) -> io::Result<Self> {
         let service = Arc::new(Service {
             batch_max: config.batch_max,
             lease_max: config.lease_max,
@@ -67,6 +69,7 @@ impl Server {
             read_timeout: config.http_read_timeout,
             write_timeout: config.http_write_timeout,
             idle_timeout: config.http_idle_timeout,
+            trim,
         };
         let listener = listen(config.http_host, config.http_port)?;
         let address = listener.local_addr()?;

@@ -23,6 +23,10 @@ use crate::http::response::{Delivery, Encoder};
 const DRAIN_IDLE: Duration = Duration::from_millis(300);
 /// Pairs of buffers that are kept when there is no rush.
 const SPARE_BUFFERS_KEPT: usize = 4;
+/// How often a worker looks whether a rush is over: every second.
+const TICKS_PER_LOOK: u32 = 20;
+/// Between two looks, so many turns, arrivals and departures of connections at most are no rush.
+const QUIET_EVENTS_MAX: u32 = 100;
 /// The most pairs of buffers that are kept for the next connection in need.
 const SPARE_BUFFERS_MAX: usize = 64;
 
@@ -36,6 +40,7 @@ pub(super) struct Worker {
     open: Arc<AtomicUsize>,
     spare_buffers: RefCell<Vec<Buffers>>,
     watches: RefCell<Slab<Rc<Watch>>>,
+    rush: Rush,
     started: Instant,
     /// Time since `started` at the last tick.
     now: Cell<Duration>,
@@ -89,6 +94,32 @@ impl Watch {
     }
 }
 
+/// Tells when much was going on, and then was not.
+#[derive(Default)]
+struct Rush {
+    /// Turns, arrivals and departures of connections since the last look.
+    events: Cell<u32>,
+    ticks: Cell<u32>,
+    on: Cell<bool>,
+}
+
+impl Rush {
+    fn note(&self) {
+        self.events.set(self.events.get().saturating_add(1));
+    }
+
+    /// True once after each rush. To be asked every tick.
+    fn is_over(&self) -> bool {
+        self.ticks.set(self.ticks.get() + 1);
+        if self.ticks.get() < TICKS_PER_LOOK {
+            return false;
+        }
+        self.ticks.set(0);
+        let is_on = self.events.take() > QUIET_EVENTS_MAX;
+        self.on.replace(is_on) && !is_on
+    }
+}
+
 impl Worker {
     pub fn new(handler: Handler, limits: Limits, open: Arc<AtomicUsize>) -> Self {
         Self {
@@ -100,6 +131,7 @@ impl Worker {
             open,
             spare_buffers: RefCell::default(),
             watches: RefCell::default(),
+            rush: Rush::default(),
             started: Instant::now(),
             now: Cell::default(),
         }
@@ -134,6 +166,7 @@ impl Worker {
     }
 
     fn adopt(self: Rc<Self>, stream: TcpStream) {
+        self.rush.note();
         let slot = Slot(self.open.clone());
         let stream = stream
             .set_nonblocking(true)
@@ -150,12 +183,10 @@ impl Worker {
     fn tick(&self) {
         self.now.set(self.started.elapsed());
         self.encoder.borrow_mut().set_date(SystemTime::now());
-        // What a rush has left goes back to the system, little by little.
-        let mut spare = self.spare_buffers.borrow_mut();
-        if spare.len() > SPARE_BUFFERS_KEPT {
-            spare.pop();
+        if self.rush.is_over() {
+            self.spare_buffers.borrow_mut().truncate(SPARE_BUFFERS_KEPT);
+            (self.limits.trim)();
         }
-        drop(spare);
         for (_, watch) in self.watches.borrow().iter() {
             if watch.deadline.get() <= self.now.get() {
                 watch.expire();
@@ -194,6 +225,7 @@ impl Worker {
     }
 
     pub fn unwatch(&self, key: usize) {
+        self.rush.note();
         self.watches.borrow_mut().remove(key);
     }
 
@@ -217,6 +249,7 @@ impl Worker {
     }
 
     pub fn lend_buffers(&self) -> Buffers {
+        self.rush.note();
         self.spare_buffers.borrow_mut().pop().unwrap_or_default()
     }
 
