@@ -1,6 +1,6 @@
 # The commands of this project. `make check` is what CI runs.
 
-.PHONY: build run test check lint loom simulation soak deps perf-deps bench clean
+.PHONY: build run test check lint loom simulation soak chaos deps perf-deps bench clean
 
 build:
 	cargo build --release
@@ -28,6 +28,10 @@ soak:
 # Ten thousand seeds of the allocator's simulation; `make test` runs as many as fit into 15 s.
 simulation:
 	IDALLOC_SIM_SEEDS=10000 cargo test --locked --release --test simulation -- --nocapture
+
+# Five minutes of servers and a database that fail, for hundreds of millions of IDs; `make test` has 40 s of it.
+chaos: deps
+	IDALLOC_CHAOS_SECONDS=300 cargo test --locked --release --test chaos -- --nocapture
 
 lint:
 	cargo fmt --check

@@ -14,7 +14,11 @@ macro_rules! on_each_engine {
     };
 }
 
+pub mod ledger;
+pub mod load;
 pub mod mariadb;
 pub mod memory;
+pub mod node;
 pub mod program;
+pub mod proxy;
 pub mod server;

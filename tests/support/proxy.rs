@@ -1,0 +1,186 @@
+//! A TCP proxy of 127.0.0.1 before a database: it cuts, delays, and loses what the database acknowledges.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// What becomes of a connection whose acknowledgement is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// It is closed.
+    Closed,
+    /// It stays open, and nothing more comes out of it.
+    Silent,
+}
+
+/// A proxy on a free port. Dropping it closes the port and every connection.
+pub struct Proxy {
+    port: u16,
+    line: Arc<Line>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+/// What all connections through one proxy share.
+struct Line {
+    database_port: u16,
+    /// What a statement holds whose acknowledgement may be lost.
+    marker: &'static str,
+    delay_ms: AtomicU64,
+    loss: Mutex<Option<Loss>>,
+    lost: AtomicU64,
+    closed: AtomicBool,
+    open: Mutex<Vec<Arc<Connection>>>,
+}
+
+struct Connection {
+    client: TcpStream,
+    database: TcpStream,
+    /// Whether the newest statement holds the marker.
+    marked: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Proxy {
+    /// A proxy before the database on this port. It can lose the replies to statements that hold `marker`.
+    pub fn before(database_port: u16, marker: &'static str) -> Proxy {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        let line = Arc::new(Line {
+            database_port,
+            marker,
+            delay_ms: AtomicU64::new(0),
+            loss: Mutex::new(None),
+            lost: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            open: Mutex::new(Vec::new()),
+        });
+        let acceptor = thread::spawn({
+            let line = line.clone();
+            move || line.accept(&listener)
+        });
+        Proxy { port, line, acceptor: Some(acceptor) }
+    }
+
+    /// The port to connect to instead of the database's.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Closes every connection, whatever is under way on it.
+    pub fn cut(&self) {
+        lock(&self.line.open).drain(..).for_each(|connection| connection.cut());
+    }
+
+    /// Holds back whatever comes, in both directions, for so long. A statement that is held back arrives even if its
+    /// client has given up meanwhile.
+    pub fn delay(&self, delay: Duration) {
+        let delay_ms = u64::try_from(delay.as_millis()).expect("a short delay");
+        self.line.delay_ms.store(delay_ms, Relaxed);
+    }
+
+    /// From now on marked statements arrive and their replies do not; or, if `None`, everything arrives.
+    pub fn lose(&self, loss: Option<Loss>) {
+        *lock(&self.line.loss) = loss;
+    }
+
+    /// How many replies were lost.
+    pub fn lost(&self) -> u64 {
+        self.line.lost.load(Relaxed)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.line.closed.store(true, Relaxed);
+        // Wakes the acceptor, which then sees that it is over.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = self.acceptor.take().map(JoinHandle::join);
+        self.cut();
+    }
+}
+
+impl Line {
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        while let Ok((client, _)) = listener.accept() {
+            if self.closed.load(Relaxed) {
+                return;
+            }
+            // A database that is down closes the client's connection, as it would be without a proxy.
+            if let Ok(database) = TcpStream::connect(("127.0.0.1", self.database_port)) {
+                self.join(client, database);
+            }
+        }
+    }
+
+    fn join(self: &Arc<Self>, client: TcpStream, database: TcpStream) {
+        let nodelay = client.set_nodelay(true).and_then(|()| database.set_nodelay(true));
+        nodelay.expect("set nodelay");
+        let (marked, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        let connection = Arc::new(Connection { client, database, marked, ended });
+        let mut open = lock(&self.open);
+        open.retain(|connection| !connection.ended.load(Relaxed));
+        open.push(connection.clone());
+        drop(open);
+        let (line, of_statements) = (self.clone(), connection.clone());
+        thread::spawn(move || of_statements.pass_statements(&line));
+        let line = self.clone();
+        thread::spawn(move || connection.pass_replies(&line));
+    }
+
+    fn hold_back(&self) {
+        thread::sleep(Duration::from_millis(self.delay_ms.load(Relaxed)));
+    }
+}
+
+impl Connection {
+    fn pass_statements(&self, line: &Line) {
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(bytes @ 1..) = (&self.client).read(&mut buffer) {
+            let statement = &buffer[..bytes];
+            line.hold_back();
+            self.marked.store(contains(statement, line.marker), Relaxed);
+            if (&self.database).write_all(statement).is_err() {
+                break;
+            }
+        }
+        self.cut();
+    }
+
+    fn pass_replies(&self, line: &Line) {
+        let mut buffer = vec![0; 16 * 1024];
+        let mut silent = false;
+        while let Ok(bytes @ 1..) = (&self.database).read(&mut buffer) {
+            line.hold_back();
+            if self.marked.load(Relaxed)
+                && let Some(loss) = *lock(&line.loss)
+            {
+                line.lost.fetch_add(1, Relaxed);
+                silent = loss == Loss::Silent;
+                if !silent {
+                    break;
+                }
+            }
+            if !silent && (&self.client).write_all(&buffer[..bytes]).is_err() {
+                break;
+            }
+        }
+        self.cut();
+    }
+
+    fn cut(&self) {
+        self.ended.store(true, Relaxed);
+        let _ = self.client.shutdown(Shutdown::Both);
+        let _ = self.database.shutdown(Shutdown::Both);
+    }
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
