@@ -1,6 +1,6 @@
 # The commands of this project. `make check` is what CI runs.
 
-.PHONY: build run test check lint loom simulation soak chaos deps perf-deps bench clean
+.PHONY: build run test check lint loom simulation soak chaos galera deps perf-deps bench clean
 
 build:
 	cargo build --release
@@ -33,9 +33,14 @@ simulation:
 chaos: deps
 	IDALLOC_CHAOS_SECONDS=300 cargo test --locked --release --test chaos -- --nocapture
 
+# A Galera cluster of three nodes that are killed and halted. It takes packages that the other tests do not.
+galera:
+	sh tests/install-galera.sh
+	cargo test --locked --features galera --test galera -- --nocapture
+
 lint:
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 check: lint test

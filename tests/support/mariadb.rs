@@ -25,7 +25,7 @@ const START_POLL: Duration = Duration::from_millis(5);
 const PORT_TRIES: usize = 10;
 
 /// Must be the same for the template and for the servers that run on its copies.
-const LOG_FILE_SIZE: &str = "--innodb-log-file-size=16M";
+pub const LOG_FILE_SIZE: &str = "--innodb-log-file-size=16M";
 
 /// A running server with schema.sql loaded. Dropping it kills the server and removes its data.
 pub struct MariaDb {
@@ -167,14 +167,14 @@ impl MariaDb {
             .arg(format!("--tmpdir={}", dir.display()))
             .arg(format!("--socket={}", self.socket().display()))
             .arg(format!("--pid-file={}", dir.join("pid").display()))
-            .arg(format!("--log-error={}", dir.join("log").display()))
+            .arg(format!("--log-error={}", dir.join("log.err").display()))
             .arg(format!("--port={}", self.port))
             .args(["--bind-address=127.0.0.1", "--skip-name-resolve", LOG_FILE_SIZE])
             .args(["--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=1"])
             .args(&self.extra_args)
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let _ = fs::remove_file(dir.join("log"));
+        let _ = fs::remove_file(dir.join("log.err"));
         let child = spawn(command).unwrap_or_else(|e| panic!("cannot run mariadbd ({e}); {INSTALL_HINT}"));
         *self.lock() = Some(child);
         let deadline = Instant::now() + START_TIMEOUT;
@@ -211,8 +211,9 @@ impl MariaDb {
         }
     }
 
+    /// What mariadbd said. A name without an extension would be given one, `.err`.
     fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        fs::read_to_string(self.dir.path().join("log.err")).unwrap_or_default()
     }
 }
 
@@ -228,14 +229,15 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("the listener's address").port()
 }
 
+/// An account of the system.
 #[derive(Clone, Copy)]
-struct Account {
-    uid: u32,
-    gid: u32,
+pub struct Account {
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// The account that mariadbd, which refuses to be root, runs as; none if we are not root ourselves.
-fn server_account() -> Option<Account> {
+pub fn server_account() -> Option<Account> {
     // SAFETY: plain system call.
     if unsafe { libc::geteuid() } != 0 {
         return None;
@@ -251,7 +253,8 @@ fn server_account() -> Option<Account> {
     Some(*account)
 }
 
-fn server_command() -> Command {
+/// A command that runs mariadbd.
+pub fn server_command() -> Command {
     // Debian's sbin is not in every user's PATH.
     let sbin = Path::new("/usr/sbin/mariadbd");
     Command::new(if sbin.is_file() { sbin } else { Path::new("mariadbd") })
@@ -259,7 +262,7 @@ fn server_command() -> Command {
 
 /// Starts a process that dies with us. The kernel ties it to the thread that forked it, hence a thread of its own,
 /// which lives as long as the process.
-fn spawn(mut command: Command) -> io::Result<Child> {
+pub fn spawn(mut command: Command) -> io::Result<Child> {
     type Job = (Command, mpsc::Sender<io::Result<Child>>);
     static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
@@ -287,7 +290,7 @@ fn spawn(mut command: Command) -> io::Result<Child> {
 }
 
 /// Copies an installed data directory: several times faster than installing one for each server.
-fn copy_template(to: &Path) {
+pub fn copy_template(to: &Path) {
     let template = template();
     let status = Command::new("cp").args(["-a", "--sparse=always"]).arg(&template).arg(to).status();
     assert!(status.expect("run cp").success(), "cp {} failed", template.display());
