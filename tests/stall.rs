@@ -4,7 +4,9 @@ mod support;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc,
+};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -644,9 +646,13 @@ fn the_last_ids_are_served_and_then_none_on_mariadb() {
 }
 
 /// How long a reservation waits for a locked row before it is put off.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
+const LOCK_WAIT: Duration = Duration::from_secs(1);
 
-/// How long a tag of step 1 waits for its IDs while so many rows are locked, and how often in vain.
+/// Requests for a locked tag, each of which waits for AllocTimeout, until the refill threads know it.
+const TRIES: usize = 2;
+
+/// How long a tag of step 1 waits for its IDs while so many rows are locked, and how often in vain, once each of these
+/// was tried.
 fn waits_beside_locked_rows(count: usize) -> (Duration, usize) {
     let _machine = alone();
     use mysql::prelude::Queryable;
@@ -667,15 +673,21 @@ fn waits_beside_locked_rows(count: usize) -> (Duration, usize) {
     let server = Setup::on(&database.dsn()).key("PreloadTags", 0).key("WatermarkPath", "").start();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let (tried, all_tried) = mpsc::channel();
         for tag in &locked {
             let mut client = server.connect();
-            let stop = &stop;
+            let (stop, tried) = (&stop, tried.clone());
             scope.spawn(move || {
+                let mut ask =
+                    || assert_eq!(client.get(&format!("/alloc?app_tag={tag}")).status, 503, "it is locked");
+                (0..TRIES).for_each(|_| ask());
+                tried.send(()).expect("somebody waits");
                 while !stop.load(Relaxed) {
-                    assert_eq!(client.get(&format!("/alloc?app_tag={tag}")).status, 503, "it is locked");
+                    ask();
                 }
             });
         }
+        locked.iter().for_each(|_| all_tried.recv_timeout(PATIENCE).expect("every row was tried"));
         let (mut client, mut longest, mut refused) = (server.connect(), Duration::ZERO, 0);
         let until = Instant::now() + Duration::from_secs(5);
         while Instant::now() < until {
@@ -690,8 +702,9 @@ fn waits_beside_locked_rows(count: usize) -> (Duration, usize) {
 }
 
 #[test]
-fn a_locked_row_delays_no_other_tag() {
-    let (longest, refused) = waits_beside_locked_rows(1);
+fn locked_rows_delay_no_other_tag() {
+    // More than there are refill threads.
+    let (longest, refused) = waits_beside_locked_rows(4);
     assert!(longest < LOCK_WAIT / 2 && refused == 0, "{longest:?}, {refused} times in vain");
 }
 

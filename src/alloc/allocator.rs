@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use tracing::{debug, info, warn};
 
 use super::listing::{Lister, Listing, Missing, Visit};
-use super::refill::{RefillQueue, Refiller, StoreState, log_discarded};
+use super::refill::{Duty, RefillQueue, Refiller, StoreState, log_discarded};
 use super::sizing::{Latency, Policy};
 use super::tag::{Closed, Fault, Hunger, Need, Parked, Tag, TagHandle, Urgency, WaiterId};
 use super::watermark::Watermarks;
@@ -282,7 +282,8 @@ impl Allocator {
         }
         let lister = spawn("idalloc-tags".to_owned(), move || lister.run())?;
         let refiller = |index| {
-            let refiller = Refiller { shared: shared.clone(), store: open(), failures: 0 };
+            let duty = Duty::of(index, shared.config.refill_threads);
+            let refiller = Refiller { shared: shared.clone(), store: open(), duty, failures: 0 };
             spawn(format!("idalloc-refill{index}"), move || refiller.run())
         };
         let refillers = (0..shared.config.refill_threads).map(refiller).collect::<Result<_, _>>()?;

@@ -51,11 +51,27 @@ struct Waiting {
     stopped: bool,
 }
 
+/// Which tags a refill thread takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// All of them.
+    Any,
+    /// None whose row failed the last time, as one does that is locked: it may take long to fail again.
+    Sound,
+}
+
+impl Duty {
+    /// The duty of one of so many threads. One is kept free of tags that may hold it up.
+    pub fn of(thread: usize, threads: usize) -> Self {
+        if thread == 0 && threads > 1 { Self::Sound } else { Self::Any }
+    }
+}
+
 impl Waiting {
     /// The next tag, and where it was: those whose pause is over first, then urgent ones, and a routine one now and
     /// then so that it is not forgotten.
-    fn next(&mut self, now: Instant) -> Option<(Arc<Tag>, Entry)> {
-        if self.postponed.peek().is_some_and(|Reverse(first)| first.due <= now) {
+    fn next(&mut self, duty: Duty, now: Instant) -> Option<(Arc<Tag>, Entry)> {
+        if self.next_due(duty).is_some_and(|due| due <= now) {
             return self.postponed.pop().map(|Reverse(postponed)| (postponed.tag, Entry::Postponed));
         }
         if self.urgent_in_a_row < URGENT_IN_A_ROW_MAX
@@ -67,6 +83,11 @@ impl Waiting {
         self.urgent_in_a_row = 0;
         let routine = self.routine.pop_front().map(|tag| (tag, Entry::Routine));
         routine.or_else(|| self.urgent.pop_front().map(|tag| (tag, Entry::Urgent)))
+    }
+
+    /// When the first pause is over of a tag that this duty includes.
+    fn next_due(&self, duty: Duty) -> Option<Instant> {
+        self.postponed.peek().filter(|_| duty == Duty::Any).map(|Reverse(first)| first.due)
     }
 }
 
@@ -108,22 +129,23 @@ impl RefillQueue {
 
     fn push_later(&self, tag: Arc<Tag>, pause: Duration) {
         lock(&self.waiting).postponed.push(Reverse(Postponed { due: Instant::now() + pause, tag }));
-        self.arrived.notify_one();
+        // All: one of them might be a thread that does not take it.
+        self.arrived.notify_all();
     }
 
     /// The next tag; waits for one. `None` when the queue is stopped.
-    fn pop(&self) -> Option<(Arc<Tag>, Entry)> {
+    fn pop(&self, duty: Duty) -> Option<(Arc<Tag>, Entry)> {
         let mut waiting = lock(&self.waiting);
         loop {
             if waiting.stopped {
                 return None;
             }
             let now = Instant::now();
-            let next = waiting.next(now);
+            let next = waiting.next(duty, now);
             if next.is_some() {
                 return next;
             }
-            let pause = waiting.postponed.peek().map(|Reverse(first)| first.due - now);
+            let pause = waiting.next_due(duty).map(|due| due - now);
             waiting = wait(&self.arrived, waiting, pause);
         }
     }
@@ -223,6 +245,7 @@ impl StoreState {
 pub(super) struct Refiller {
     pub shared: Arc<Shared>,
     pub store: Box<dyn SegmentStore>,
+    pub duty: Duty,
     /// Failures of the store, whatever the tag, since it last answered.
     pub failures: u32,
 }
@@ -230,7 +253,7 @@ pub(super) struct Refiller {
 impl Refiller {
     /// Serves the queue until it is stopped, and hands back the session.
     pub fn run(mut self) -> Box<dyn SegmentStore> {
-        while let Some((tag, entry)) = self.shared.queue.pop() {
+        while let Some((tag, entry)) = self.shared.queue.pop(self.duty) {
             if !tag.begin_refill(entry) {
                 continue;
             }
@@ -365,7 +388,7 @@ mod tests {
     }
 
     fn next(queue: &RefillQueue) -> String {
-        queue.pop().expect("not stopped").0.name().to_owned()
+        queue.pop(Duty::Any).expect("not stopped").0.name().to_owned()
     }
 
     #[test]
@@ -391,13 +414,26 @@ mod tests {
     }
 
     #[test]
+    fn one_thread_of_several_takes_no_tag_whose_row_failed() {
+        assert_eq!(
+            [(0, 1), (0, 2), (1, 2)].map(|(thread, threads)| Duty::of(thread, threads)),
+            [Duty::Any, Duty::Sound, Duty::Any]
+        );
+        let queue = RefillQueue::default();
+        queue.push_later(tag("failed"), Duration::ZERO);
+        queue.push(tag("sound"), Urgency::Routine);
+        assert_eq!(queue.pop(Duty::Sound).expect("not stopped").0.name(), "sound");
+        assert_eq!(next(&queue), "failed");
+    }
+
+    #[test]
     fn a_stopped_queue_ends_every_wait() {
         let queue = Arc::new(RefillQueue::default());
         let waiting: Vec<_> = (0..2)
             .map(|index| {
                 let queue = queue.clone();
                 std::thread::spawn(move || match index {
-                    0 => assert!(queue.pop().is_none()),
+                    0 => assert!(queue.pop(Duty::Any).is_none()),
                     _ => queue.pause(Duration::from_secs(3600)),
                 })
             })

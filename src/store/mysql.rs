@@ -18,9 +18,9 @@ use super::{SegmentStore, StoreError, StoreReport, TagRow};
 use crate::config::TableSpec;
 use crate::dsn::{Endpoint, MySqlDsn, Tls};
 
-/// How long a statement waits for a locked row or table, in seconds. A server's defaults, 50 s and a day, would hold
-/// up the thread that serves the other tags.
-const LOCK_WAIT_SECONDS: u32 = 3;
+/// How long a statement waits for a locked row or table, in seconds: no longer than MySQL makes it wait at least. A
+/// server's defaults, 50 s and a day, would hold up the thread that serves the other tags.
+const LOCK_WAIT_SECONDS: u32 = 1;
 
 /// How long a connection may be silent before TCP probes it, in milliseconds; below the idle limits of NAT boxes.
 const KEEPALIVE_MS: u32 = 30_000;
