@@ -8,7 +8,7 @@ use loom::future::block_on;
 use loom::thread;
 
 use super::sizing::Policy;
-use super::tag::{Entry, Fault, Job, Need, Parked, Tag, TagHandle};
+use super::tag::{Closed, Discarded, Entry, Fault, Job, Need, Parked, Tag, TagHandle};
 use crate::segment::{IdRange, Segment};
 
 fn range(start: i64, end: i64) -> IdRange {
@@ -186,9 +186,98 @@ fn closing_a_tag_tells_everyone_and_hands_nothing_out_twice() {
             let tag = tag.clone();
             thread::spawn(move || [block_on(next_id(tag.clone())), block_on(next_id(tag))])
         };
-        let unclaimed: u64 = tag.close().unclaimed.map_or(0, IdRange::len);
-        let claimed = waiter.join().unwrap().iter().filter(|claim| claim.is_ok()).count();
-        assert_eq!(claimed as u64 + unclaimed, 2);
+        let closed = tag.close();
+        let claimed: Vec<_> = waiter.join().unwrap().into_iter().flatten().collect();
+        assert_eq!(claimed.len() as u64 + closed.unclaimed.map_or(0, IdRange::len), 2);
+        // What is given back lies above everything that was handed out, and the watermark may go down to between them.
+        let handed_out_end = claimed.iter().max().map(|id| id + 1);
+        assert!(closed.handed_out_end >= handed_out_end && closed.handed_out_end <= Some(3));
+        assert!(closed.unclaimed.is_none_or(|rest| closed.handed_out_end <= Some(rest.start)));
+    });
+}
+
+#[test]
+fn a_reservation_that_ends_as_the_tag_is_closed_is_given_back_or_discarded() {
+    check(|| {
+        let tag = tag_with(&[range(1, 2)]);
+        tag.request_refill();
+        let refiller = {
+            let tag = tag.clone();
+            thread::spawn(move || {
+                if !tag.begin_refill(Entry::Routine) {
+                    return None;
+                }
+                let job = tag.next_job(Duration::ZERO, Instant::now())?;
+                Some(tag.complete(job, range(2, 4)))
+            })
+        };
+        let unclaimed = tag.close().unclaimed;
+        let expected = match refiller.join().unwrap() {
+            Some(None) => range(1, 4),
+            Some(Some(Discarded(range))) => {
+                assert_eq!((range.start, range.end), (2, 4));
+                self::range(1, 2)
+            }
+            None => range(1, 2),
+        };
+        assert_eq!(unclaimed, Some(expected));
+        assert_eq!(TagHandle::new(tag).claim(1), None);
+    });
+}
+
+#[test]
+fn a_lease_is_its_callers_or_the_chains_or_nobodys() {
+    check(|| {
+        let tag = tag_with(&[range(1, 2)]);
+        let mut waiter = None;
+        let noop = std::task::Waker::noop();
+        let parked = tag.park(Need::Lease(2), noop, &mut waiter, Instant::now());
+        assert!(matches!(parked, Parked::Waiting { .. }));
+        let refiller = {
+            let tag = tag.clone();
+            thread::spawn(move || {
+                let mut discarded = Vec::new();
+                assert!(tag.begin_refill(Entry::Urgent));
+                let mut end = 2;
+                while let Some(job) = tag.next_job(Duration::ZERO, Instant::now()) {
+                    let start = end;
+                    end += job.amount();
+                    discarded.extend(tag.complete(job, range(start, end)));
+                }
+                (discarded, end)
+            })
+        };
+        let id = waiter.unwrap();
+        let mut had: Vec<IdRange> = tag.take_lease(id).into_iter().collect();
+        // The caller's patience is at its end, whether it has the lease or not.
+        had.extend(tag.unpark(id).map(|Discarded(range)| range));
+        let (discarded, end) = refiller.join().unwrap();
+        had.extend(discarded.into_iter().map(|Discarded(range)| range));
+        let mut handle = TagHandle::new(tag.clone());
+        had.extend(std::iter::from_fn(|| handle.claim(1)).map(|claim| claim.ids));
+        let ids: Vec<_> = had.iter().flat_map(|range| range.start..range.end).collect();
+        assert_eq!(ids.len() as i64, end - 1, "each ID up to {end} is somewhere: {had:?}");
+        assert!(all_distinct(ids));
+    });
+}
+
+#[test]
+fn a_fence_and_a_claim_share_no_id_and_nothing_is_claimed_after_it() {
+    check(|| {
+        let tag = tag_with(&[range(1, 3), range(3, 4)]);
+        let claimer = {
+            let mut handle = TagHandle::new(tag.clone());
+            thread::spawn(move || [handle.claim(1), handle.claim(2)])
+        };
+        let refused = tag.refuse(Fault::Regression { granted: 4 });
+        let discarded = refused.discarded.iter().flat_map(|Discarded(range)| range.start..range.end);
+        assert_eq!(TagHandle::new(tag.clone()).claim(1), None);
+        let claims = claimer.join().unwrap();
+        let claimed = claims.iter().flatten().flat_map(|claim| claim.ids.start..claim.ids.end);
+        let ids: Vec<_> = discarded.chain(claimed).collect();
+        assert_eq!(ids.len(), 3, "{ids:?}");
+        assert!(all_distinct(ids));
+        assert_eq!(tag.close(), Closed::default(), "nothing is given back after a fence");
     });
 }
 
