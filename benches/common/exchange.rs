@@ -1,0 +1,98 @@
+//! From bytes to bytes, as a worker of the default engine does it, without a socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use idalloc::alloc::Allocator;
+use idalloc::http::handler::{Handler, Reply, Service};
+use idalloc::http::request::{Memo, Method, Parsed, Parser, Request};
+use idalloc::http::response::{Delivery, Encoder};
+
+use super::{endless_allocator, load};
+
+/// The tag that requests ask for.
+pub const TAG: &str = "tag-0";
+
+/// One worker's state, and one connection's.
+pub struct Exchange {
+    // Its threads live as long as it does.
+    _allocator: Allocator,
+    handler: Handler,
+    encoder: Encoder,
+    memo: Memo,
+    output: Vec<u8>,
+}
+
+impl Exchange {
+    pub fn new() -> Exchange {
+        let allocator = endless_allocator(1);
+        let mut handle = allocator.handle();
+        load(&mut handle, TAG);
+        let service = Service {
+            batch_max: 10_000,
+            lease_max: 1_000_000,
+            alloc_timeout: Duration::from_secs(2),
+            draining: false.into(),
+        };
+        Exchange {
+            handler: Handler::new(handle, Arc::new(service)),
+            _allocator: allocator,
+            encoder: Encoder::new(),
+            memo: Memo::default(),
+            output: Vec::with_capacity(64 * 1024),
+        }
+    }
+
+    /// Answers every request of `input`, and returns the answers.
+    pub fn answer(&mut self, mut input: &mut [u8]) -> &[u8] {
+        self.output.clear();
+        while !input.is_empty() {
+            let length = self.answer_one(input);
+            input = &mut input[length..];
+        }
+        &self.output
+    }
+
+    fn answer_one(&mut self, input: &mut [u8]) -> usize {
+        if let Some((request, length)) = self.memo.recall(input) {
+            reply(&mut self.handler, &mut self.encoder, &request, &mut self.output);
+            return length;
+        }
+        let mut parser = Parser::default();
+        let Ok(Parsed::Complete { request, bytes }) = parser.parse(input) else { panic!("a whole request") };
+        self.memo.keep(bytes, &request);
+        reply(&mut self.handler, &mut self.encoder, &request, &mut self.output);
+        bytes.len()
+    }
+}
+
+fn reply(handler: &mut Handler, encoder: &mut Encoder, request: &Request<'_>, output: &mut Vec<u8>) {
+    let Reply::Now(answer) = handler.handle(request) else { panic!("there are IDs") };
+    let head_only = request.method == Method::Head;
+    let delivery = Delivery { version: request.version, keep_alive: request.keep_alive, head_only };
+    encoder.encode(&answer, delivery, output);
+}
+
+/// The requests that the benches send, by name: (name, requests in it, bytes).
+pub fn traffic() -> Vec<(&'static str, u64, String)> {
+    let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: 127.0.0.1:8880\r\n\r\n");
+    let alloc = get(&format!("/alloc?app_tag={TAG}"));
+    let browser = "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101\r\nAccept: */*\r\n\
+                   Accept-Encoding: gzip, deflate, br\r\nConnection: keep-alive\r\n\r\n";
+    let wordy = alloc.trim_end().to_owned() + "\r\n" + browser;
+    let form = format!("app_tag={TAG}");
+    let post = format!(
+        "POST /alloc HTTP/1.1\r\nHost: 127.0.0.1:8880\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+         Content-Length: {}\r\n\r\n{form}",
+        form.len()
+    );
+    vec![
+        ("the same GET again", 1, alloc.clone()),
+        ("the same GET again, 16 deep", 16, alloc.repeat(16)),
+        // Each is another than the one before, so each is parsed.
+        ("another GET each time", 2, alloc.clone() + &wordy),
+        ("a POST with a form", 1, post),
+        ("a batch of 1000", 1, get(&format!("/alloc?app_tag={TAG}&count=1000"))),
+        ("a malformed tag", 1, get("/alloc?app_tag=")),
+    ]
+}
