@@ -1,6 +1,6 @@
 # The commands of this project. `make check` is what CI runs.
 
-.PHONY: build run test check lint loom simulation soak chaos galera deps perf-deps bench clean
+.PHONY: build run test check lint loom simulation soak chaos galera deps perf-deps bench instructions clean
 
 build:
 	cargo build --release
@@ -51,6 +51,11 @@ perf-deps:
 
 bench:
 	cargo bench --locked
+
+# The instructions of a request, against those of perf/callgrind-baseline.txt.
+instructions:
+	sh tests/install-deps.sh valgrind
+	perf/callgrind.sh --check
 
 clean:
 	cargo clean

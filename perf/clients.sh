@@ -7,7 +7,7 @@
 #
 #   perf/clients.sh [-e ENGINE]
 #
-# ENGINE is tokio (the default) or may_minihttp, of which nothing is promised: it is there to compare. All tools but oha
+# ENGINE is tokio (the default) or may_minihttp, of which nothing is promised: it is there to compare. All tools
 # are required: make perf-deps. Everything is bounded in count or time; the whole takes about a minute.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,7 +21,7 @@ while getopts e: option; do
     esac
 done
 
-for tool in ab h2load hey wrk curl slowhttptest; do
+for tool in ab h2load hey wrk oha curl slowhttptest; do
     command -v $tool >/dev/null || { echo "perf/clients.sh needs $tool: make perf-deps" >&2; exit 1; }
 done
 cargo build --release --locked --quiet
@@ -185,11 +185,8 @@ run "hey, new connections" hey 6400 hey -n 6400 -c "$connections" -t 5 -disable-
 run "hey, POST" hey 32000 hey -n 32000 -c "$connections" -t 5 -m POST -T application/x-www-form-urlencoded -d "$form" "$base/alloc"
 run "wrk" wrk some wrk -t 2 -c "$connections" -d 3s --timeout 5s "$target"
 run "wrk, 1000 connections" wrk some wrk -t 2 -c 1000 -d 3s --timeout 5s "$target"
-if command -v oha >/dev/null; then
-    run "oha" hey 32000 oha --no-tui --no-color -n 32000 -c "$connections" -t 5s "$target"
-else
-    printf '%-28s skipped: not installed\n' oha
-fi
+
+run "oha" hey 32000 oha --no-tui --no-color -n 32000 -c "$connections" -t 5s "$target"
 
 run_curl "curl" 1 "$target"
 run_curl "curl, POST form" 1 --data-urlencode "$form" "$base/alloc"

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Installs what the tests need and cargo does not bring, on Debian and its children.
+# Installs what the tests need and cargo does not bring, on Debian and its children; `valgrind` as well if it is named.
 set -eu
 
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"; }
 need mariadbd mariadb-server
 need openssl openssl
+[ "${1:-}" != valgrind ] || need valgrind valgrind
 [ -z "$missing" ] && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then

@@ -1,0 +1,51 @@
+//! What criterion measures, in this very run.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use perf::Report;
+use serde_json::Value;
+
+use crate::Plan;
+
+/// The benches that goals are about: group and function.
+const BENCHES: [(&str, &str); 9] = [
+    ("one thread", "bare fetch_add"),
+    ("one thread", "claim"),
+    ("one thread", "a mutex and a range"),
+    ("two threads on one tag", "bare fetch_add"),
+    ("two threads on one tag", "claim"),
+    ("an ID by the tag's name", "1 tags in turn"),
+    ("an ID by the tag's name", "100000 tags in turn"),
+    ("bytes to bytes", "the same GET again"),
+    ("bytes to bytes", "a batch of 1000"),
+];
+
+/// The name of a bench among the report's figures, in nanoseconds.
+pub fn figure(group: &str, function: &str) -> String {
+    format!("{group}: {function}, ns")
+}
+
+pub fn run(plan: &Plan, report: &mut Report) -> Result<()> {
+    if !plan.begins("micro") {
+        return Ok(());
+    }
+    let seconds = if plan.quick { "0.5" } else { "3" };
+    let status = Command::new("cargo")
+        .args(["bench", "--quiet", "--locked", "--manifest-path", "../Cargo.toml", "--bench", "claim", "--bench", "http"])
+        .args(["--", "--noplot", "--warm-up-time", "0.3", "--measurement-time", seconds])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(status.success(), "cargo bench: {status}");
+    for (group, function) in BENCHES {
+        let path = format!("../target/criterion/{group}/{function}/new/estimates.json");
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let estimates: Value = serde_json::from_str(&text)?;
+        let ns = estimates["median"]["point_estimate"].as_f64().context("no median")?;
+        report.figures.insert(figure(group, function), ns);
+    }
+    Ok(())
+}
