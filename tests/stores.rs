@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use idalloc::config::{Identifier, TableSpec};
 use idalloc::dsn::Dsn;
 use idalloc::store::mysql::MySqlStore;
-use idalloc::store::{SegmentStore, StoreError, StoreReport, open};
+use idalloc::store::{Created, SegmentStore, StoreError, StoreReport, TagDetails, TagStore, open};
 use mysql::prelude::Queryable;
 use support::mariadb::{MariaDb, PASSWORD, free_port};
 use tempfile::TempDir;
@@ -27,7 +27,7 @@ fn dsn(text: &str) -> Dsn {
     text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
 }
 
-fn connect(dsn_text: &str) -> Box<dyn SegmentStore> {
+fn connect(dsn_text: &str) -> Box<dyn TagStore> {
     open(&dsn(dsn_text), &table("segments", "app_tag"))
 }
 
@@ -36,7 +36,7 @@ fn mysql_store(dsn_text: &str) -> MySqlStore {
     MySqlStore::new(&dsn, &table("segments", "app_tag"))
 }
 
-fn names(store: &mut dyn SegmentStore, limit: usize) -> Vec<String> {
+fn names(store: &mut dyn TagStore, limit: usize) -> Vec<String> {
     store.list_tags(limit).expect("list the tags").into_iter().map(|row| row.name).collect()
 }
 
@@ -50,6 +50,16 @@ fn remedy(result: Result<StoreReport, StoreError>) -> String {
 fn fault(result: Result<StoreReport, StoreError>) -> String {
     let Err(StoreError::Schema(text)) = result else { panic!("no schema error: {result:?}") };
     text
+}
+
+fn details(name: &str, max_id: i64, step: i64, description: Option<&str>) -> TagDetails {
+    TagDetails { name: name.to_owned(), max_id, step, description: description.map(str::to_owned) }
+}
+
+/// The message of an `Invalid` error, which begins with the field.
+fn invalid<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
+    let Err(StoreError::Invalid(field)) = result else { panic!("no invalid field: {result:?}") };
+    field.to_string()
 }
 
 /// Waits for something that gives no signal.
@@ -99,7 +109,7 @@ mod contract {
             }
         }
 
-        fn open(&self) -> Box<dyn SegmentStore> {
+        fn open(&self) -> Box<dyn TagStore> {
             open(&dsn(&self.dsn()), &table(self.table(), "app_tag"))
         }
 
@@ -275,6 +285,170 @@ mod contract {
         assert_eq!(listed, expected);
     }
 
+    pub fn a_new_tag_serves_from_its_start_on(fixture: &Fixture) {
+        let mut store = fixture.open();
+        let tag = TagDetails::new("a", 10, 1000, None).expect("all is allowed");
+        assert_eq!(store.find("a"), Ok(None));
+        assert_eq!(store.insert(&tag), Ok(()));
+        assert_eq!(store.find("a"), Ok(Some(details("a", 1000, 10, None))));
+        assert_eq!(store.reserve("a", 10), Ok(1010));
+        assert_eq!(names(&mut *store, 10), ["a"]);
+    }
+
+    pub fn a_tag_that_exists_is_not_inserted_and_stays_as_it_is(fixture: &Fixture) {
+        fixture.insert("a", 500, 7);
+        let mut store = fixture.open();
+        for _ in 0..2 {
+            let result = store.insert(&details("a", 1, 1, None));
+            assert_eq!(result, Err(StoreError::TagExists("a".into())));
+        }
+        assert_eq!(store.find("a"), Ok(Some(details("a", 500, 7, None))));
+    }
+
+    pub fn of_sessions_that_insert_the_same_tag_one_succeeds(fixture: &Fixture) {
+        const SESSIONS: usize = 4;
+        let barrier = Barrier::new(SESSIONS);
+        let session = |step| {
+            let mut store = fixture.open();
+            store.list_tags(1).expect("connect");
+            barrier.wait();
+            store.insert(&details("a", 1, step, None)).map(|()| step)
+        };
+        let results: Vec<_> = thread::scope(|scope| {
+            let session = &session;
+            let sessions: Vec<_> =
+                (1..=SESSIONS as i64).map(|step| scope.spawn(move || session(step))).collect();
+            sessions.into_iter().map(|session| session.join().expect("a session")).collect()
+        });
+        let (winners, losers): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        assert!(losers.iter().all(|result| *result == Err(StoreError::TagExists("a".into()))), "{losers:?}");
+        let [Ok(step)] = winners[..] else { panic!("{winners:?}") };
+        assert_eq!(fixture.open().find("a"), Ok(Some(details("a", 1, step, None))));
+    }
+
+    pub fn a_step_is_set_and_nothing_else(fixture: &Fixture) {
+        fixture.insert("a", 500, 7);
+        fixture.insert("b", 500, 7);
+        let mut store = fixture.open();
+        // The second time it has the value already.
+        for _ in 0..2 {
+            assert_eq!(store.set_step("a", i64::MAX), Ok(()));
+        }
+        assert_eq!(store.find("a"), Ok(Some(details("a", 500, i64::MAX, None))));
+        assert_eq!(store.find("b"), Ok(Some(details("b", 500, 7, None))));
+    }
+
+    pub fn a_deleted_tag_is_gone_and_may_come_back(fixture: &Fixture) {
+        fixture.insert("a", 500, 7);
+        fixture.insert("b", 500, 7);
+        let mut store = fixture.open();
+        assert_eq!(store.delete("a"), Ok(()));
+        assert_eq!(store.delete("a"), Err(StoreError::UnknownTag));
+        assert_eq!(store.reserve("a", 1), Err(StoreError::UnknownTag));
+        assert_eq!(names(&mut *store, 10), ["b"]);
+        assert_eq!(store.insert(&details("a", 501, 1, None)), Ok(()));
+        assert_eq!(store.reserve("a", 1), Ok(502));
+    }
+
+    pub fn a_row_that_is_not_there_is_not_changed(fixture: &Fixture) {
+        fixture.exec(&format!("ALTER TABLE {} ADD COLUMN description TEXT", fixture.table()));
+        fixture.insert("a", 500, 7);
+        let mut store = fixture.open();
+        for tag in ["b", "", "a'", "%", "A", "a ", "ä", "🦀", &"x".repeat(5000)] {
+            assert_eq!(store.find(tag), Ok(None), "{tag:?}");
+            assert_eq!(store.set_step(tag, 1), Err(StoreError::UnknownTag), "{tag:?}");
+            assert_eq!(store.set_description(tag, "d"), Err(StoreError::UnknownTag), "{tag:?}");
+            assert_eq!(store.delete(tag), Err(StoreError::UnknownTag), "{tag:?}");
+        }
+        assert_eq!(store.find("a"), Ok(Some(details("a", 500, 7, None))));
+    }
+
+    pub fn a_new_tag_may_be_any_text(fixture: &Fixture) {
+        let tags = ["o'neil", "\"; DROP TABLE segments; --", "back\\slash\\'", "🦀 crab", "`?:x%_", "A", "a"];
+        let mut store = fixture.open();
+        for (tag, step) in tags.into_iter().zip(1..) {
+            assert_eq!(store.insert(&details(tag, 1, step, None)), Ok(()), "{tag:?}");
+        }
+        for (tag, step) in tags.into_iter().zip(1..) {
+            assert_eq!(store.set_step(tag, step + 100), Ok(()), "{tag:?}");
+            assert_eq!(store.find(tag), Ok(Some(details(tag, 1, step + 100, None))), "{tag:?}");
+            assert_eq!(store.delete(tag), Ok(()), "{tag:?}");
+        }
+        assert_eq!(names(&mut *store, 10), [""; 0]);
+    }
+
+    pub fn a_description_needs_its_column(fixture: &Fixture) {
+        fixture.insert("a", 0, 7);
+        let mut store = fixture.open();
+        assert_eq!(store.has_description(), Ok(false));
+        let complaints = [
+            invalid(store.set_description("a", "why")),
+            invalid(store.insert(&details("b", 1, 1, Some("why")))),
+        ];
+        for complaint in &complaints {
+            assert!(complaint.starts_with("description is \"why\": "), "{complaint}");
+        }
+        assert_eq!(names(&mut *store, 10), ["a"]);
+        let (_, statement) = complaints[0].split_once("run: ").expect("a statement");
+        fixture.exec(statement);
+
+        let mut store = fixture.open();
+        assert_eq!(store.has_description(), Ok(true));
+        assert_eq!(store.find("a"), Ok(Some(details("a", 0, 7, None))));
+        for description in ["o'rders 🦀", "", ""] {
+            assert_eq!(store.set_description("a", description), Ok(()));
+            assert_eq!(store.find("a"), Ok(Some(details("a", 0, 7, Some(description)))));
+        }
+        assert_eq!(store.insert(&details("b", 1, 1, Some("why"))), Ok(()));
+        assert_eq!(store.insert(&details("c", 1, 1, None)), Ok(()));
+        assert_eq!(store.find("b"), Ok(Some(details("b", 1, 1, Some("why")))));
+        assert_eq!(store.find("c"), Ok(Some(details("c", 1, 1, None))));
+    }
+
+    pub fn a_table_with_a_column_that_must_be_given_gets_no_rows(fixture: &Fixture) {
+        fixture.exec(&format!("DROP TABLE {}", fixture.table()));
+        fixture.exec(&format!(
+            "CREATE TABLE {} (app_tag VARCHAR(32) PRIMARY KEY, max_id BIGINT NOT NULL, step INT NOT NULL, \
+             owner VARCHAR(9) NOT NULL)",
+            fixture.table()
+        ));
+        let result = fixture.open().insert(&details("a", 1, 1, None));
+        let Err(StoreError::Schema(text)) = result else { panic!("{result:?}") };
+        assert!(text.contains("owner") && text.contains("needs a default"), "{text}");
+    }
+
+    pub fn a_table_that_may_hold_a_tag_twice_is_not_changed(fixture: &Fixture) {
+        fixture.exec(&format!("DROP TABLE {}", fixture.table()));
+        fixture.exec(&format!(
+            "CREATE TABLE {} (app_tag VARCHAR(32), max_id BIGINT, step INT)",
+            fixture.table()
+        ));
+        for _ in 0..2 {
+            fixture.insert("a", 500, 7);
+        }
+        let mut store = fixture.open();
+        let results = [
+            store.insert(&details("b", 1, 1, None)),
+            store.set_step("a", 1),
+            store.set_description("a", "why"),
+            store.delete("a"),
+        ];
+        for result in results {
+            assert!(matches!(&result, Err(StoreError::Schema(text)) if text.contains("run: ")), "{result:?}");
+        }
+        let rows = store.list_tags(10).expect("list the tags");
+        assert!(rows.len() == 2 && rows.iter().all(|row| row.step == 7), "{rows:?}");
+    }
+
+    pub fn what_is_there_is_not_made_again(fixture: &Fixture) {
+        fixture.insert("a", 500, 7);
+        let mut store = fixture.open();
+        for _ in 0..2 {
+            assert_eq!(store.create_table(), Ok(Created { database: false, table: false }));
+        }
+        assert_eq!(store.find("a"), Ok(Some(details("a", 500, 7, None))));
+    }
+
     pub fn a_good_table_passes_the_check(fixture: &Fixture) {
         let report = fixture.open().check().expect("check");
         assert_eq!(report.warnings, [""; 0]);
@@ -304,13 +478,24 @@ on_both_stores! {
     the_most_recently_used_tag_is_listed_first
     rows_are_listed_as_they_are_stored
     a_tag_may_be_any_text
+    a_new_tag_serves_from_its_start_on
+    a_tag_that_exists_is_not_inserted_and_stays_as_it_is
+    of_sessions_that_insert_the_same_tag_one_succeeds
+    a_step_is_set_and_nothing_else
+    a_deleted_tag_is_gone_and_may_come_back
+    a_row_that_is_not_there_is_not_changed
+    a_new_tag_may_be_any_text
+    a_description_needs_its_column
+    a_table_with_a_column_that_must_be_given_gets_no_rows
+    a_table_that_may_hold_a_tag_twice_is_not_changed
+    what_is_there_is_not_made_again
     a_good_table_passes_the_check
 }
 
 mod mysql_tables {
     use super::*;
 
-    fn open_table(name: &str, tag_column: &str) -> Box<dyn SegmentStore> {
+    fn open_table(name: &str, tag_column: &str) -> Box<dyn TagStore> {
         open(&dsn(&MariaDb::shared().dsn()), &table(name, tag_column))
     }
 
@@ -335,6 +520,127 @@ mod mysql_tables {
             let rows = store.list_tags(10).expect("list the tags");
             assert_eq!((rows[0].name.as_str(), rows[0].step, rows[0].max_id), ("t", 2000, 3_000_000_001));
         }
+    }
+
+    #[test]
+    fn rows_of_go_id_alloc_and_leaf_are_written() {
+        let server = MariaDb::shared();
+        for (name, step_type) in [("go_written", "BIGINT"), ("leaf_written", "INT(11)")] {
+            server.exec(&format!(
+                "CREATE TABLE {name} (biz_tag VARCHAR(128) NOT NULL DEFAULT '', max_id BIGINT NOT NULL DEFAULT 1, \
+                 step {step_type} NOT NULL, description VARCHAR(256) DEFAULT NULL, update_time TIMESTAMP NOT NULL \
+                 DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP, PRIMARY KEY (biz_tag)) \
+                 CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"
+            ));
+            let mut store = open_table(name, "biz_tag");
+            store.insert(&details("orders", 1, 2000, Some("of the shop"))).expect(name);
+            store.set_step("orders", 3000).expect(name);
+            store.set_description("orders", "of both shops").expect(name);
+            let expected = details("orders", 1, 3000, Some("of both shops"));
+            assert_eq!(store.find("orders"), Ok(Some(expected.clone())));
+            // The collation takes these for the same; idalloc does not.
+            for other in ["Orders", "orders "] {
+                assert_eq!(store.find(other), Ok(None), "{other:?}");
+                assert_eq!(store.set_step(other, 1), Err(StoreError::UnknownTag), "{other:?}");
+                assert_eq!(store.delete(other), Err(StoreError::UnknownTag), "{other:?}");
+                let result = store.insert(&details(other, 1, 1, None));
+                assert_eq!(result, Err(StoreError::TagExists("orders".into())), "{other:?}");
+            }
+            assert_eq!(store.find("orders"), Ok(Some(expected)));
+            assert_eq!(store.delete("orders"), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_a_column_does_not_hold_is_refused_by_name_and_not_cut() {
+        let server = MariaDb::shared();
+        server.exec(
+            "CREATE TABLE small (app_tag VARCHAR(8) CHARACTER SET latin1 PRIMARY KEY, max_id BIGINT NOT NULL, \
+             step INT NOT NULL, description VARCHAR(4))",
+        );
+        let mut store = open_table("small", "app_tag");
+        store.insert(&details("müller", 1, 5, Some("four"))).expect("it fits");
+        for (tag, expected) in [
+            (
+                details("123456789", 1, 1, None),
+                "app_tag is \"123456789\": its column, varchar(8) latin1, does not",
+            ),
+            (details("🦀", 1, 1, None), "app_tag is \"🦀\": its column, varchar(8) latin1, does not"),
+            (details("a", 1, 1 << 31, None), "step is 2147483648: its column, int(11), does not"),
+            (
+                details("a", 1, 1, Some("fives")),
+                "description is \"fives\": its column, varchar(4) utf8mb4, does not",
+            ),
+            // A value that looks like another column's name does not mislead.
+            (details("'step' `step`", 1, 1, None), "app_tag is "),
+        ] {
+            let text = invalid(store.insert(&tag));
+            assert!(text.starts_with(expected), "{text}");
+        }
+        let text = invalid(store.set_step("müller", i64::MAX));
+        assert!(text.starts_with("step is 9223372036854775807: its column, int(11), does not"), "{text}");
+        let text = invalid(store.set_description("müller", "fives"));
+        assert!(text.starts_with("description is \"fives\": "), "{text}");
+        assert_eq!(store.find("müller"), Ok(Some(details("müller", 1, 5, Some("four")))));
+        assert_eq!(names(&mut *store, 10).len(), 1);
+    }
+
+    #[test]
+    fn another_columns_duplicate_is_no_tag_that_exists() {
+        let server = MariaDb::shared();
+        server.exec(
+            "CREATE TABLE twins (app_tag VARCHAR(8) PRIMARY KEY, max_id BIGINT NOT NULL, step INT NOT NULL, \
+             description VARCHAR(9) UNIQUE)",
+        );
+        let mut store = open_table("twins", "app_tag");
+        store.insert(&details("a", 1, 1, Some("same"))).expect("insert");
+        let result = store.insert(&details("b", 1, 1, Some("same")));
+        assert!(matches!(&result, Err(StoreError::Unexpected(text)) if text.contains("1062")), "{result:?}");
+    }
+
+    #[test]
+    fn database_and_table_are_made_once_by_whoever_is_first() {
+        const SESSIONS: usize = 4;
+        let server = MariaDb::shared();
+        let in_dsn = (server.dsn().replace("id_alloc_db", "made-`here"), None);
+        let in_table = (server.dsn(), Identifier::new("made_there"));
+        for (dsn_text, database) in [in_dsn, in_table] {
+            let mut spec = table("app_tag", "segments");
+            spec.database = database;
+            let barrier = Barrier::new(SESSIONS);
+            let session = || {
+                let mut store = open(&dsn(&dsn_text), &spec);
+                barrier.wait();
+                store.create_table().expect("create the table")
+            };
+            let made: Vec<Created> = thread::scope(|scope| {
+                let sessions: Vec<_> = (0..SESSIONS).map(|_| scope.spawn(session)).collect();
+                sessions.into_iter().map(|session| session.join().expect("a session")).collect()
+            });
+            assert_eq!(made.iter().filter(|made| made.database).count(), 1, "{made:?}");
+            assert_eq!(made.iter().filter(|made| made.table).count(), 1, "{made:?}");
+            let mut store = open(&dsn(&dsn_text), &spec);
+            store.check().expect("check");
+            assert_eq!(names(&mut *store, 10), [""; 0]);
+            store.insert(&details("a", 1, 1, None)).expect("insert");
+            assert_eq!(store.create_table(), Ok(Created { database: false, table: false }));
+            assert_eq!(store.reserve("a", 1), Ok(2));
+        }
+    }
+
+    #[test]
+    fn the_schema_is_what_makes_the_table() {
+        let server = MariaDb::shared();
+        let in_other = server.dsn().replace("id_alloc_db", "by_schema");
+        let spec = table("ids", "biz_tag");
+        let sql = idalloc::store::schema(&dsn(&in_other), &spec);
+        // As an operator runs it: in no database, and twice.
+        for statement in sql.split(";\n").chain(sql.split(";\n")).filter(|text| !text.trim().is_empty()) {
+            server.exec(statement);
+        }
+        let mut store = open(&dsn(&in_other), &spec);
+        store.check().expect("check");
+        assert_eq!(store.create_table(), Ok(Created { database: false, table: false }));
     }
 
     #[test]
@@ -521,6 +827,49 @@ mod mysql_access {
     }
 
     #[test]
+    fn each_change_needs_its_own_privilege_and_no_more() {
+        let server = MariaDb::shared();
+        server.exec("CREATE TABLE guarded LIKE segments");
+        server.exec("ALTER TABLE guarded ADD COLUMN description VARCHAR(9)");
+        let as_user = |user: &str, privileges: &str, on: &str| {
+            server.exec(&format!("CREATE USER {user}@127.0.0.1 IDENTIFIED BY 'p'"));
+            server.exec(&format!("GRANT {privileges} ON {on} TO {user}@127.0.0.1"));
+            let dsn_text = server.dsn().replace(&format!("root:{PASSWORD}"), &format!("{user}:p"));
+            move |database: &str, name: &str| {
+                open(&dsn(&dsn_text.replace("id_alloc_db", database)), &table(name, "app_tag"))
+            }
+        };
+        let denied = |result: Result<(), StoreError>| {
+            assert!(matches!(&result, Err(StoreError::Denied(_))), "{result:?}");
+        };
+
+        let mut store = as_user("g_read", "SELECT", "id_alloc_db.guarded")("id_alloc_db", "guarded");
+        assert_eq!(store.find("a"), Ok(None));
+        assert_eq!(store.has_description(), Ok(true));
+        assert_eq!(store.create_table(), Ok(Created { database: false, table: false }));
+        denied(store.insert(&details("a", 1, 1, None)));
+        let mut store =
+            as_user("g_insert", "SELECT, INSERT", "id_alloc_db.guarded")("id_alloc_db", "guarded");
+        assert_eq!(store.insert(&details("a", 1, 1, Some("why"))), Ok(()));
+        denied(store.set_step("a", 2));
+        let mut store =
+            as_user("g_update", "SELECT, UPDATE", "id_alloc_db.guarded")("id_alloc_db", "guarded");
+        assert_eq!(store.set_step("a", 2), Ok(()));
+        assert_eq!(store.set_description("a", "because"), Ok(()));
+        denied(store.delete("a"));
+        let mut store =
+            as_user("g_delete", "SELECT, DELETE", "id_alloc_db.guarded")("id_alloc_db", "guarded");
+        assert_eq!(store.delete("a"), Ok(()));
+        denied(store.insert(&details("a", 1, 1, None)));
+
+        let open_as_creator = as_user("g_create", "CREATE", "made_by_g.*");
+        let mut store = open_as_creator("made_by_g", "ids");
+        assert_eq!(store.create_table(), Ok(Created { database: true, table: true }));
+        assert_eq!(store.create_table(), Ok(Created { database: false, table: false }));
+        denied(open_as_creator("not_by_g", "ids").create_table().map(drop));
+    }
+
+    #[test]
     fn a_unix_socket_serves_as_well() {
         let socket = MariaDb::shared().socket();
         let mut store = connect(&format!("root@unix({})/id_alloc_db", socket.display()));
@@ -633,6 +982,64 @@ mod mysql_faults {
         locker.query_drop("COMMIT").expect("commit");
         assert_eq!(server.max_id("killed"), 0);
         assert_eq!(store.reserve("killed", 10), Ok(10));
+    }
+
+    #[test]
+    fn a_change_whose_connection_is_killed_is_not_sent_again() {
+        let server = MariaDb::shared();
+        server.exec("CREATE TABLE halted LIKE segments");
+        server.exec("GRANT ALL ON id_alloc_db.* TO operator@127.0.0.1 IDENTIFIED BY 'o'");
+        let dsn_text = server.dsn().replace(&format!("root:{PASSWORD}"), "operator:o");
+        let mut store = open(&dsn(&dsn_text), &table("halted", "app_tag"));
+        // Another's uncommitted row of the same tag holds the statement up.
+        let mut locker = server.conn();
+        locker.query_drop("BEGIN").expect("begin");
+        locker.query_drop("INSERT INTO halted (app_tag, step) VALUES ('a', 1)").expect("insert");
+        thread::scope(|scope| {
+            let change = scope.spawn(|| store.insert(&details("a", 1, 1, None)));
+            let mut conn = server.conn();
+            await_true("the insert waits", || {
+                let sql = "SELECT id FROM information_schema.processlist WHERE user = 'operator' AND info LIKE 'INSERT%'";
+                let waiting: Option<u64> = conn.query_first(sql).expect("processlist");
+                waiting.inspect(|id| conn.query_drop(format!("KILL {id}")).expect("kill")).is_some()
+            });
+            let result = change.join().expect("the changing thread");
+            assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
+            // A killed statement that gets its lock before it notices succeeds all the same: that is what makes an
+            // outcome unknown.
+            await_true("the killed session is gone", || {
+                let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'operator'";
+                conn.query_first(sql).expect("processlist") == Some(0)
+            });
+        });
+        locker.query_drop("ROLLBACK").expect("rollback");
+        assert_eq!(store.find("a"), Ok(None));
+        assert_eq!(store.insert(&details("a", 1, 1, None)), Ok(()));
+    }
+
+    #[test]
+    fn a_row_that_somebody_else_locks_is_contention_to_a_change() {
+        let server = MariaDb::shared();
+        insert(server, "held");
+        let mut locker = server.conn();
+        locker.query_drop("BEGIN").expect("begin");
+        locker.query_drop("SELECT * FROM segments WHERE app_tag = 'held' FOR UPDATE").expect("lock");
+        let mut store = connect(&server.dsn());
+        assert!(matches!(store.set_step("held", 5), Err(StoreError::Contended(_))));
+        assert!(matches!(store.delete("held"), Err(StoreError::Contended(_))));
+        locker.query_drop("COMMIT").expect("commit");
+        assert_eq!(store.set_step("held", 5), Ok(()));
+    }
+
+    #[test]
+    fn a_change_is_made_on_the_host_that_takes_writes() {
+        let replica = MariaDb::start_with(&["--read-only"]);
+        let primary = MariaDb::shared();
+        let mut store = connect(&hosts(&[replica.port(), primary.port()]));
+        store.insert(&details("on_primary", 1, 1, None)).expect("insert");
+        assert_eq!(primary.max_id("on_primary"), 1);
+        let result = connect(&hosts(&[replica.port()])).create_table();
+        assert!(matches!(&result, Err(StoreError::ReadOnly(_))), "{result:?}");
     }
 
     #[test]
@@ -848,7 +1255,7 @@ mod mysql_tls {
 mod sqlite_files {
     use super::*;
 
-    fn open_file(path: &Path) -> Box<dyn SegmentStore> {
+    fn open_file(path: &Path) -> Box<dyn TagStore> {
         open(&Dsn::Sqlite(path.to_path_buf()), &table("segments", "app_tag"))
     }
 
@@ -874,6 +1281,56 @@ mod sqlite_files {
         let rows = store.list_tags(10).expect("list the tags");
         assert_eq!(rows.len(), 1);
         assert_eq!((rows[0].name.as_str(), rows[0].max_id, rows[0].step), ("test_business", 0, 100_000));
+    }
+
+    #[test]
+    fn file_and_table_are_made_once() {
+        let (_dir, path) = temp();
+        let both = Created { database: true, table: true };
+        let neither = Created { database: false, table: false };
+        let mut store = open_file(&path);
+        assert_eq!([store.create_table(), store.create_table()], [Ok(both), Ok(neither)]);
+        assert_eq!(open_file(&path).create_table(), Ok(neither));
+        exec(&path, "DROP TABLE segments");
+        assert_eq!(open_file(&path).create_table(), Ok(Created { database: false, table: true }));
+    }
+
+    #[test]
+    fn the_schema_is_what_makes_the_table() {
+        let (_dir, path) = temp();
+        let spec = table("ids", "biz_tag");
+        let sql = idalloc::store::schema(&Dsn::Sqlite(path.clone()), &spec);
+        for _ in 0..2 {
+            exec(&path, &sql);
+        }
+        let mut store = open(&Dsn::Sqlite(path.clone()), &spec);
+        store.check().expect("check");
+        assert_eq!(names(&mut *store, 10), [""; 0]);
+        let schema = |name: &str| {
+            let sql = "SELECT sql FROM sqlite_schema WHERE name = ?1";
+            let db = rusqlite::Connection::open(&path).expect("open");
+            db.query_row(sql, [name], |row| row.get::<_, String>(0)).expect("the table").replace(name, "")
+        };
+        let mut other = open(&Dsn::Sqlite(path.clone()), &table("ids2", "biz_tag"));
+        other.check().expect("make the table");
+        assert_eq!(schema("ids2"), schema("ids"));
+    }
+
+    #[test]
+    fn tags_are_compared_byte_by_byte_whatever_the_collation() {
+        let (_dir, path) = temp();
+        exec(
+            &path,
+            "CREATE TABLE segments (app_tag TEXT COLLATE NOCASE PRIMARY KEY, max_id INTEGER, step INTEGER)",
+        );
+        let mut store = open_file(&path);
+        store.insert(&details("orders", 1, 1, None)).expect("insert");
+        assert_eq!(store.find("Orders"), Ok(None));
+        assert_eq!(store.set_step("Orders", 5), Err(StoreError::UnknownTag));
+        assert_eq!(store.delete("Orders"), Err(StoreError::UnknownTag));
+        let result = store.insert(&details("Orders", 1, 1, None));
+        assert_eq!(result, Err(StoreError::TagExists("orders".into())));
+        assert_eq!(store.find("orders"), Ok(Some(details("orders", 1, 1, None))));
     }
 
     #[test]

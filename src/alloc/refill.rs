@@ -348,7 +348,11 @@ impl Refiller {
                 self.shared.listing.request();
             }
             // An overflow that gets here means that another node took of the rest meanwhile.
-            StoreError::Contended(_) | StoreError::Unexpected(_) | StoreError::Overflow { .. } => {
+            StoreError::Contended(_)
+            | StoreError::Unexpected(_)
+            | StoreError::Overflow { .. }
+            | StoreError::TagExists(_)
+            | StoreError::Invalid(_) => {
                 let failures = self.try_later(tag);
                 if failures == FAILURES_LOGGED {
                     warn!(tag = tag.name(), cause = %error, "refills of the tag fail; trying again");

@@ -9,9 +9,7 @@ use std::time::Duration;
 use super::request::{Method, Reject, Request, parameter};
 use super::response::{Answer, ApiError};
 use crate::alloc::{AllocError, Granted, Handle, Health, Outcome, Pending, Want};
-
-/// The longest tag.
-pub const TAG_BYTES_MAX: usize = 128;
+use crate::store::tag::TAG_BYTES_MAX;
 
 const ALLOWED_METHODS: &str = "Allow: GET, HEAD, POST, OPTIONS";
 const RETRY_AFTER: &str = "Retry-After: 1";

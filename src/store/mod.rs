@@ -5,9 +5,12 @@
 
 pub mod mysql;
 pub mod sqlite;
+pub mod tag;
 
 use crate::config::TableSpec;
 use crate::dsn::Dsn;
+
+pub use tag::{InvalidField, TagDetails};
 
 /// The most rows that [`SegmentStore::list_tags`] is ever asked for; a table may hold more, the rest is not served.
 pub const TAGS_MAX: usize = 1_000_000;
@@ -71,13 +74,88 @@ pub trait SegmentStore: Send {
     fn raise(&mut self, tag: &str, to: i64) -> Result<(), StoreError>;
 }
 
+/// The operator's end of the store: its rows one by one. Tags are compared byte by byte, whatever the column's
+/// collation says.
+///
+/// A change is made by one statement, whose outcome is unknown after `Unavailable` and `Unexpected`. Servers notice it
+/// when they read the table next.
+pub trait TagStore: SegmentStore {
+    /// The tag's row.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `UnknownTag` and `Overflow`.
+    fn find(&mut self, tag: &str) -> Result<Option<TagDetails>, StoreError>;
+
+    /// Adds a row. A description of `None` leaves it to the column's default.
+    ///
+    /// # Errors
+    /// [`StoreError::TagExists`]; [`StoreError::Invalid`] where a column does not hold the value, or is not there.
+    fn insert(&mut self, tag: &TagDetails) -> Result<(), StoreError>;
+
+    /// Sets the row's `step`, which must be 1 or more.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTag`]; [`StoreError::Invalid`] where the column does not hold the value.
+    fn set_step(&mut self, tag: &str, step: i64) -> Result<(), StoreError>;
+
+    /// Whether the table has a column `description`.
+    ///
+    /// # Errors
+    /// Those of every call.
+    fn has_description(&mut self) -> Result<bool, StoreError>;
+
+    /// Sets the row's `description`.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTag`]; [`StoreError::Invalid`] where the column does not hold the value, or is not there.
+    fn set_description(&mut self, tag: &str, description: &str) -> Result<(), StoreError>;
+
+    /// Deletes the row.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTag`].
+    fn delete(&mut self, tag: &str) -> Result<(), StoreError>;
+
+    /// Makes the database and the table where they are not there; what is there stays as it is.
+    ///
+    /// # Errors
+    /// Those of every call; what was made before stays.
+    fn create_table(&mut self) -> Result<Created, StoreError>;
+}
+
+/// What [`TagStore::create_table`] made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Created {
+    /// The database, or the file.
+    pub database: bool,
+    /// The table.
+    pub table: bool,
+}
+
 /// A new session with `table` in the store that `dsn` names. Connects at the first call.
 #[must_use]
-pub fn open(dsn: &Dsn, table: &TableSpec) -> Box<dyn SegmentStore> {
+pub fn open(dsn: &Dsn, table: &TableSpec) -> Box<dyn TagStore> {
     match dsn {
         Dsn::MySql(dsn) => Box::new(mysql::MySqlStore::new(dsn, table)),
         Dsn::Sqlite(path) => Box::new(sqlite::SqliteStore::new(path, table)),
     }
+}
+
+/// The SQL that [`TagStore::create_table`] runs where nothing is there.
+#[must_use]
+pub fn schema(dsn: &Dsn, table: &TableSpec) -> String {
+    match dsn {
+        Dsn::MySql(dsn) => mysql::schema(dsn, table),
+        Dsn::Sqlite(_) => sqlite::schema(table),
+    }
+}
+
+/// What to tell who adds a row to a table with a column that must be given, and is not one of ours.
+const NEEDS_DEFAULT: &str = "a column that idalloc does not write needs a default";
+
+/// What to tell who gives a description to a table that has no column for it.
+fn no_description_column(table: &str, column_type: &str) -> String {
+    format!("{table} has no such column; run: ALTER TABLE {table} ADD COLUMN description {column_type};")
 }
 
 /// Why the store did not do what it was asked. The texts are for logs and for `idalloc check`, never for clients;
@@ -102,6 +180,12 @@ pub enum StoreError {
         /// The row's present value; `i64::MAX - max_id` IDs are left.
         max_id: i64,
     },
+    /// A row has this tag already, or one that the column's collation takes for the same.
+    #[error("tag {0:?} exists already")]
+    TagExists(String),
+    /// A value that the row may not have, or that its column does not hold.
+    #[error(transparent)]
+    Invalid(#[from] InvalidField),
     /// The table or a column is not as it must be; says which statement mends it.
     #[error("{0}")]
     Schema(String),

@@ -4,6 +4,9 @@
 //! acknowledgement itself (`LAST_INSERT_ID(expr)`), so the value is exactly that of the commit that was acknowledged.
 //! A statement is sent once and never repeated: what became of it is unknown when its answer is lost.
 
+mod schema;
+mod tags;
+
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -14,9 +17,11 @@ use std::time::{Duration, Instant};
 use mysql::prelude::{FromRow, Queryable};
 use mysql::{Conn, DriverError, MySqlError, Opts, OptsBuilder, Params, Row, SslOpts, Value};
 
-use super::{SegmentStore, StoreError, StoreReport, TagRow};
+use super::{NEEDS_DEFAULT, SegmentStore, StoreError, StoreReport, TagRow};
 use crate::config::TableSpec;
 use crate::dsn::{Endpoint, MySqlDsn, Tls};
+
+pub(super) use schema::schema;
 
 /// How long a statement waits for a locked row or table, in seconds: no longer than MySQL makes it wait at least. A
 /// server's defaults, 50 s and a day, would hold up the thread that serves the other tags.
@@ -76,9 +81,14 @@ impl MySqlStore {
         let host = session.host;
         let result = ask(&mut session, &self.table).map_err(|e| e.judge(&session.place, &self.table));
         match &result {
-            Ok(_) | Err(StoreError::Contended(_) | StoreError::UnknownTag | StoreError::Overflow { .. }) => {
-                self.session = Some(session);
-            }
+            Ok(_)
+            | Err(
+                StoreError::Contended(_)
+                | StoreError::UnknownTag
+                | StoreError::Overflow { .. }
+                | StoreError::TagExists(_)
+                | StoreError::Invalid(_),
+            ) => self.session = Some(session),
             Err(StoreError::Unavailable(_) | StoreError::ReadOnly(_)) => self.next_host = host + 1,
             Err(StoreError::Schema(_) | StoreError::Denied(_) | StoreError::Unexpected(_)) => {
                 self.next_host = host
@@ -134,6 +144,8 @@ impl SegmentStore for MySqlStore {
     fn check(&mut self) -> Result<StoreReport, StoreError> {
         self.call(|Session { conn, place, .. }, table| {
             table.insist_on_columns(conn)?;
+            // Preparing it asks for every privilege that a reservation needs.
+            conn.prep(&table.reserve)?;
             table.report(conn, place)
         })
     }
@@ -193,8 +205,12 @@ fn acknowledged_rows(conn: &Conn) -> Result<u64, StoreError> {
 /// A row as served; none for a tag or a number that is NULL or of the wrong type, which nobody can ask for.
 fn tag_row(row: Row) -> Option<TagRow> {
     let (name, max_id, step): (Value, Value, Value) = mysql::from_row_opt(row).ok()?;
-    let Value::Bytes(name) = name else { return None };
-    Some(TagRow { name: String::from_utf8(name).ok()?, max_id: integer(&max_id)?, step: integer(&step)? })
+    Some(TagRow { name: text(name)?, max_id: integer(&max_id)?, step: integer(&step)? })
+}
+
+fn text(value: Value) -> Option<String> {
+    let Value::Bytes(bytes) = value else { return None };
+    String::from_utf8(bytes).ok()
 }
 
 /// Unsigned columns hold more than an ID may be; the excess is the same as the maximum: nothing is left.
@@ -221,8 +237,7 @@ impl Session {
         if let Some(known) = self.has_update_time {
             return Ok(known);
         }
-        let sql = format!("SHOW COLUMNS FROM {} WHERE Field = 'update_time'", table.name);
-        let found = !rows::<Row>(&mut self.conn, sql, ())?.is_empty();
+        let found = table.has_column(&mut self.conn, "update_time")?;
         self.has_update_time = Some(found);
         Ok(found)
     }
@@ -366,6 +381,8 @@ struct Table {
     reserve: String,
     give_back: String,
     raise: String,
+    /// The condition that selects the row of a tag, byte by byte, given twice; the first time for the sake of the index.
+    is_exactly: String,
 }
 
 impl Table {
@@ -379,6 +396,9 @@ impl Table {
                 "UPDATE {name} SET max_id = LAST_INSERT_ID(GREATEST(max_id, 0) + ?) WHERE {tag} = ? AND max_id <= ?"
             ),
             give_back: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id = ?"),
+            is_exactly: format!(
+                "{tag} = ? AND CAST(CONVERT({tag} USING utf8mb4) AS BINARY) = CAST(? AS BINARY)"
+            ),
             raise: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id < ?"),
             name,
             tag,
@@ -387,11 +407,13 @@ impl Table {
 
     /// The `CREATE TABLE` of schema.sql, under this table's names, on one line.
     fn create_statement(&self) -> String {
-        const SCHEMA: &str = include_str!("../../schema.sql");
-        let statement = SCHEMA.split(";\n").find_map(|text| text.find("CREATE TABLE").map(|at| &text[at..]));
-        let statement =
-            statement.unwrap_or_default().replace("`segments`", &self.name).replace("`app_tag`", &self.tag);
-        statement.split_whitespace().collect::<Vec<_>>().join(" ") + ";"
+        let statement = schema::create_table(&self.name, &self.tag);
+        statement.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    fn has_column(&self, conn: &mut Conn, column: &str) -> Result<bool, mysql::Error> {
+        let sql = format!("SHOW COLUMNS FROM {} WHERE Field = '{column}'", self.name);
+        Ok(!rows::<Row>(conn, sql, ())?.is_empty())
     }
 
     /// Tells why a reservation changed no row.
@@ -430,8 +452,7 @@ impl Table {
         let keys: Vec<(u64,)> = rows(conn, sql, (names.0, names.1, self.spec.tag_column.as_str()))?;
         match self.fault(&columns, keys.iter().any(|(count,)| *count > 0)) {
             Some(fault) => Err(StoreError::Schema(fault).into()),
-            // Preparing it asks for every privilege that a reservation needs.
-            None => conn.prep(&self.reserve).map(drop).map_err(Failure::from),
+            None => Ok(()),
         }
     }
 
@@ -624,6 +645,7 @@ fn server_error(host: &str, table: &Table, error: &MySqlError) -> StoreError {
         // Access denied (by database, login, host, table, column, privilege, password); no such database.
         1044 | 1045 | 1049 | 1130 | 1142 | 1143 | 1227 | 1698 => StoreError::Denied(text),
         1146 => StoreError::Schema(format!("{text}; run: {}", table.create_statement())),
+        1364 => StoreError::Schema(format!("{text}; {NEEDS_DEFAULT}")),
         // No such column: what mends it depends on the others.
         1054 => StoreError::Schema(format!("{text}; see `idalloc check`")),
         // Too many connections; out of resources; shutting down; packet errors; aborted; killed; timed out while idle.
@@ -693,6 +715,8 @@ mod tests {
         for code in [1267, 3988] {
             assert_eq!(judged(code), StoreError::UnknownTag);
         }
+        let needs_default = format!("{}; {NEEDS_DEFAULT}", text(1364));
+        assert_eq!(judged(1364), StoreError::Schema(needs_default));
         let create = table().create_statement();
         assert_eq!(judged(1146), StoreError::Schema(format!("{}; run: {create}", text(1146))));
         assert_eq!(judged(1054), StoreError::Schema(format!("{}; see `idalloc check`", text(1054))));

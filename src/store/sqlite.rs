@@ -3,6 +3,8 @@
 //! A reservation is one `UPDATE`, its own transaction, on disk before it returns (WAL with `synchronous = FULL`).
 //! Several processes may share the file: SQLite's write lock puts their reservations in order.
 
+mod tags;
+
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,8 +51,14 @@ impl SqliteStore {
             None => self.open().map_err(judge)?,
         };
         let result = ask(&session, &self.table).map_err(judge);
-        if let Ok(_) | Err(StoreError::Contended(_) | StoreError::UnknownTag | StoreError::Overflow { .. }) =
-            result
+        if let Ok(_)
+        | Err(
+            StoreError::Contended(_)
+            | StoreError::UnknownTag
+            | StoreError::Overflow { .. }
+            | StoreError::TagExists(_)
+            | StoreError::Invalid(_),
+        ) = result
         {
             self.session = Some(session);
         }
@@ -68,10 +76,10 @@ impl SqliteStore {
         // On macOS only this reaches the disk; elsewhere it changes nothing.
         db.pragma_update(None, "fullfsync", "ON")?;
         enter_wal_mode(&db)?;
-        self.table.create_if_missing(&mut db)?;
+        let has_new_table = self.table.create_if_missing(&mut db)?;
         let columns = self.table.columns(&db)?;
         let has_update_time = columns.iter().any(|(column, _)| column.eq_ignore_ascii_case("update_time"));
-        Ok(Session { db, has_update_time })
+        Ok(Session { db, has_update_time, has_new_table })
     }
 }
 
@@ -79,9 +87,7 @@ impl SegmentStore for SqliteStore {
     fn check(&mut self) -> Result<StoreReport, StoreError> {
         let place = self.path.display().to_string();
         self.call(|Session { db, .. }, table| {
-            if let Some(fault) = table.fault(db)? {
-                return Err(StoreError::Schema(format!("{place}: {fault}")).into());
-            }
+            table.insist_on_columns(db, &place)?;
             let journal: String = db.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
             let synchronous: i64 = db.pragma_query_value(None, "synchronous", |row| row.get(0))?;
             Ok(StoreReport {
@@ -101,7 +107,7 @@ impl SegmentStore for SqliteStore {
 
     fn list_tags(&mut self, limit: usize) -> Result<Vec<TagRow>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.call(|Session { db, has_update_time }, table| {
+        self.call(|Session { db, has_update_time, .. }, table| {
             let order = if *has_update_time { "ORDER BY update_time DESC" } else { "" };
             let sql = format!("SELECT {}, max_id, step FROM {} {order} LIMIT ?1", table.tag, table.name);
             let mut statement = db.prepare_cached(&sql)?;
@@ -116,7 +122,7 @@ impl SegmentStore for SqliteStore {
             return Err(StoreError::Unexpected(format!("asked to reserve {amount} IDs")));
         }
         let max_id_limit = i64::MAX - amount;
-        self.call(|Session { db, has_update_time }, table| {
+        self.call(|Session { db, has_update_time, .. }, table| {
             let touch = if *has_update_time { format!(", update_time = {NOW}") } else { String::new() };
             // SQLite turns a sum over 2^63 into a floating-point number: hence the guard.
             let mut statement = db.prepare_cached(&format!(
@@ -152,6 +158,11 @@ impl SegmentStore for SqliteStore {
     }
 }
 
+/// The SQL that makes the table.
+pub(super) fn schema(spec: &TableSpec) -> String {
+    Table::new(spec).create_statement() + "\n"
+}
+
 /// Waits its turn by itself: this is the one statement that does not heed the busy timeout.
 fn enter_wal_mode(db: &Connection) -> rusqlite::Result<()> {
     let start = Instant::now();
@@ -181,6 +192,8 @@ fn tag_row(name: ValueRef, max_id: ValueRef, step: ValueRef) -> Option<TagRow> {
 struct Session {
     db: Connection,
     has_update_time: bool,
+    /// The table was made when the file was opened.
+    has_new_table: bool,
 }
 
 /// The table: its names, quoted for SQL.
@@ -197,23 +210,33 @@ impl Table {
 
     fn create_statement(&self) -> String {
         format!(
-            "CREATE TABLE {} ({} TEXT NOT NULL PRIMARY KEY, max_id INTEGER NOT NULL DEFAULT 0, \
+            "CREATE TABLE IF NOT EXISTS {} ({} TEXT NOT NULL PRIMARY KEY, max_id INTEGER NOT NULL DEFAULT 0, \
              step INTEGER NOT NULL, update_time TEXT NOT NULL DEFAULT ({NOW})) STRICT;",
             self.name, self.tag
         )
     }
 
-    /// The first row comes with the table and only then: a row that an operator deleted stays deleted.
-    fn create_if_missing(&self, db: &mut Connection) -> rusqlite::Result<()> {
+    /// The first row comes with the table and only then: a row that an operator deleted stays deleted. Says whether
+    /// the table was made.
+    fn create_if_missing(&self, db: &mut Connection) -> rusqlite::Result<bool> {
         // Immediate, so that of two processes that start at once the second sees what the first made.
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if self.kind(&transaction)?.is_none() {
+        let is_missing = self.kind(&transaction)?.is_none();
+        if is_missing {
             let Table { name, tag, .. } = self;
             transaction.execute_batch(&self.create_statement())?;
             let sql = format!("INSERT INTO {name} ({tag}, max_id, step) VALUES ('test_business', 0, 100000)");
             transaction.execute(&sql, ())?;
         }
-        transaction.commit()
+        transaction.commit()?;
+        Ok(is_missing)
+    }
+
+    fn insist_on_columns(&self, db: &Connection, place: &str) -> Result<(), Failure> {
+        match self.fault(db)? {
+            Some(fault) => Err(StoreError::Schema(format!("{place}: {fault}")).into()),
+            None => Ok(()),
+        }
     }
 
     /// `table` or `view`; none if there is neither of this name.

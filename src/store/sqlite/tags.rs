@@ -1,0 +1,131 @@
+//! The operator's end: rows one by one, and the table itself.
+
+use rusqlite::{Connection, OptionalExtension, ToSql, ffi};
+
+use super::{Failure, Session, SqliteStore, Table, tag_row};
+use crate::store::{
+    Created, InvalidField, NEEDS_DEFAULT, StoreError, TagDetails, TagRow, TagStore, no_description_column,
+};
+
+impl SqliteStore {
+    /// Runs `ask` on a table of which no two rows can have the same tag.
+    fn change<T>(
+        &mut self,
+        ask: impl FnOnce(&Connection, &Table) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        let place = self.path.display().to_string();
+        self.call(|Session { db, .. }, table| {
+            table.insist_on_columns(db, &place)?;
+            ask(db, table)
+        })
+    }
+}
+
+impl TagStore for SqliteStore {
+    fn find(&mut self, tag: &str) -> Result<Option<TagDetails>, StoreError> {
+        self.call(|Session { db, .. }, table| Ok(table.find(db, tag)?))
+    }
+
+    fn insert(&mut self, tag: &TagDetails) -> Result<(), StoreError> {
+        self.change(|db, table| {
+            let (mut columns, mut marks) = (format!("{}, max_id, step", table.tag), "?1, ?2, ?3".to_owned());
+            let mut params: Vec<&dyn ToSql> = vec![&tag.name, &tag.max_id, &tag.step];
+            if let Some(description) = &tag.description {
+                table.insist_on_description(db, description)?;
+                columns += ", description";
+                marks += ", ?4";
+                params.push(description);
+            }
+            let sql = format!("INSERT INTO {} ({columns}) VALUES ({marks})", table.name);
+            match db.execute(&sql, &params[..]) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(table.why_not_inserted(db, &tag.name, error)),
+            }
+        })
+    }
+
+    fn set_step(&mut self, tag: &str, step: i64) -> Result<(), StoreError> {
+        self.change(|db, table| table.set(db, tag, "step", &step))
+    }
+
+    fn has_description(&mut self) -> Result<bool, StoreError> {
+        self.call(|Session { db, .. }, table| Ok(table.has_description(db)?))
+    }
+
+    fn set_description(&mut self, tag: &str, description: &str) -> Result<(), StoreError> {
+        self.change(|db, table| {
+            table.insist_on_description(db, description)?;
+            table.set(db, tag, "description", &description)
+        })
+    }
+
+    fn delete(&mut self, tag: &str) -> Result<(), StoreError> {
+        self.change(|db, table| {
+            let sql = format!("DELETE FROM {} WHERE {} = ?1 COLLATE BINARY", table.name, table.tag);
+            known(db.execute(&sql, [tag])?)
+        })
+    }
+
+    fn create_table(&mut self) -> Result<Created, StoreError> {
+        self.session = None;
+        let had_file = self.path.exists();
+        self.call(|session, _| Ok(Created { database: !had_file, table: session.has_new_table }))
+    }
+}
+
+impl Table {
+    fn find(&self, db: &Connection, tag: &str) -> rusqlite::Result<Option<TagDetails>> {
+        let description = if self.has_description(db)? { "description" } else { "NULL" };
+        let sql = format!(
+            "SELECT {0}, max_id, step, {description} FROM {1} WHERE {0} = ?1 COLLATE BINARY",
+            self.tag, self.name
+        );
+        let found = db.query_row(&sql, [tag], |row| {
+            let served = tag_row(row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
+            let description = row.get_ref(3)?.as_str().ok().map(str::to_owned);
+            Ok(served.map(|TagRow { name, max_id, step }| TagDetails { name, max_id, step, description }))
+        });
+        Ok(found.optional()?.flatten())
+    }
+
+    /// Sets a column other than `max_id`.
+    fn set(&self, db: &Connection, tag: &str, column: &str, value: &dyn ToSql) -> Result<(), Failure> {
+        let sql = format!("UPDATE {} SET {column} = ?1 WHERE {} = ?2 COLLATE BINARY", self.name, self.tag);
+        known(db.execute(&sql, [value, &tag])?)
+    }
+
+    fn why_not_inserted(&self, db: &Connection, name: &str, error: rusqlite::Error) -> Failure {
+        match error.sqlite_error().map(|error| error.extended_code) {
+            Some(ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY) => {
+                // Compared as the column's collation does.
+                let sql = format!("SELECT {0} FROM {1} WHERE {0} = ?1", self.tag, self.name);
+                match db.query_row(&sql, [name], |row| row.get(0)).optional() {
+                    Ok(Some(existing)) => StoreError::TagExists(existing).into(),
+                    Ok(None) => error.into(),
+                    Err(error) => error.into(),
+                }
+            }
+            Some(ffi::SQLITE_CONSTRAINT_NOTNULL) => {
+                StoreError::Schema(format!("{error}; {NEEDS_DEFAULT}")).into()
+            }
+            _ => error.into(),
+        }
+    }
+
+    fn has_description(&self, db: &Connection) -> rusqlite::Result<bool> {
+        Ok(self.columns(db)?.iter().any(|(column, _)| column.eq_ignore_ascii_case("description")))
+    }
+
+    fn insist_on_description(&self, db: &Connection, description: &str) -> Result<(), Failure> {
+        if self.has_description(db)? {
+            return Ok(());
+        }
+        let reason = no_description_column(&self.name, "TEXT");
+        Err(StoreError::Invalid(InvalidField::text("description", description, reason)).into())
+    }
+}
+
+/// Whether a change by tag found its row.
+fn known(rows: usize) -> Result<(), Failure> {
+    if rows == 0 { Err(StoreError::UnknownTag.into()) } else { Ok(()) }
+}
