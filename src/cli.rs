@@ -1,28 +1,19 @@
 //! The command line.
 
-use std::io::{self, Write as _};
+mod check;
+mod serve;
+mod tag;
+
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use idalloc::alloc::watermark::{WatermarkError, Watermarks};
-use idalloc::alloc::{Allocator, AllocatorConfig, StoreFactory};
 use idalloc::config::{Config, ConfigError, process_env};
 use idalloc::dsn::Dsn;
-use idalloc::http::Server;
-use idalloc::store::{self, StoreError};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use idalloc::store::StoreError;
 
-use crate::{logging, memory};
-
-/// How long the end may take: answers under way are sent, threads finish their statements.
-const DRAIN_MAX: Duration = Duration::from_secs(6);
-const CLOSE_MAX: Duration = Duration::from_secs(2);
-
-/// Files that are open beside connections, generously: the store's, the runtimes', the listener and the standard streams.
-const FILES_BESIDE_CONNECTIONS: usize = 256;
+use self::tag::TagCommand;
 
 /// A distributed ID generator: unique, growing 64-bit IDs over HTTP, reserved from MySQL by the segment
 #[derive(Debug, Parser)]
@@ -43,20 +34,6 @@ enum Command {
     Tag(TagCommand),
     /// Look whether the configuration, the store, its table and its durability settings are as they should be
     Check(ConfigArg),
-}
-
-#[derive(Debug, Subcommand)]
-enum TagCommand {
-    /// Raise a tag's max_id to where IDs were granted before, after the store has lost commits
-    Advance {
-        /// The tag
-        tag: String,
-        /// The max_id to raise it to; without it, what the watermark file says, when no server uses it
-        #[arg(long, value_name = "MAX_ID", value_parser = clap::value_parser!(i64).range(1..))]
-        to: Option<i64>,
-        #[command(flatten)]
-        config: ConfigArg,
-    },
 }
 
 #[derive(Debug, ClapArgs)]
@@ -95,38 +72,14 @@ pub enum RunError {
 /// Does what the command line says.
 pub fn run(args: Args) -> Result<(), RunError> {
     match args.command.unwrap_or(Command::Serve(args.serve)) {
-        Command::Serve(arg) => serve(arg.config.as_deref()),
-        Command::Check(arg) => check(arg.config.as_deref()),
-        Command::Tag(TagCommand::Advance { tag, to, config }) => advance(config.config.as_deref(), &tag, to),
+        Command::Serve(arg) => serve::serve(arg.config.as_deref()),
+        Command::Check(arg) => check::check(arg.config.as_deref()),
+        Command::Tag(command) => tag::run(command),
     }
 }
 
 fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
     file.map_or_else(|| Config::embedded(&process_env), Config::load)
-}
-
-fn check(file: Option<&Path>) -> Result<(), RunError> {
-    let config = load(file)?;
-    println!("configuration: good");
-    let mut store = store::open(&config.dsn, &config.table);
-    let report = store.check()?;
-    println!("store: {}", report.store);
-    report.facts.iter().for_each(|fact| println!("  good: {fact}"));
-    report.warnings.iter().for_each(|warning| println!("  warning: {warning}"));
-    println!("tags: {}", store.list_tags(store::TAGS_MAX)?.len());
-    Ok(())
-}
-
-fn advance(file: Option<&Path>, tag: &str, to: Option<i64>) -> Result<(), RunError> {
-    let config = load(file)?;
-    let known = || watermarks(&config)?.get(tag).ok_or_else(|| RunError::NoWatermark(tag.to_owned()));
-    let to = to.map_or_else(known, Ok)?;
-    let mut store = store::open(&config.dsn, &config.table);
-    store.raise(tag, to)?;
-    let rows = store.list_tags(store::TAGS_MAX)?;
-    let row = rows.iter().find(|row| row.name == tag).ok_or(StoreError::UnknownTag)?;
-    println!("max_id of {tag:?} is {}", row.max_id);
-    Ok(())
 }
 
 /// What was granted before to servers with this configuration.
@@ -138,133 +91,4 @@ fn watermarks(config: &Config) -> Result<Watermarks, RunError> {
         Dsn::Sqlite(file) => format!("{}/{table}", file.display()),
     };
     Watermarks::open(path, &scope).map_err(|cause| RunError::Watermark { path: path.clone(), cause })
-}
-
-fn serve(file: Option<&Path>) -> Result<(), RunError> {
-    let mut config = load(file)?;
-    logging::start(config.log_format);
-    match file {
-        Some(file) => info!(config = %file.display(), dsn = %config.dsn, "starting"),
-        None => {
-            info!(dsn = %config.dsn, port = config.http_port, "no --config: starting with the embedded store")
-        }
-    }
-    config.connections_max = connections_within_file_limit(config.connections_max);
-    let watermarks = watermarks(&config)?;
-    if config.watermark_path.is_none() {
-        info!(
-            "no watermark file: a store that goes back is noticed by this process only, not after a restart"
-        );
-    }
-    // Signals that come from here on are kept until they are looked at.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut signals = runtime.block_on(async { Signals::new() })?;
-
-    let Some(allocator) = runtime.block_on(start_unless_stopped(&config, watermarks, &mut signals))? else {
-        return Ok(());
-    };
-    let listen_error =
-        |cause| RunError::Listen { address: format!("{}:{}", config.http_host, config.http_port), cause };
-    let server = Server::start(&config, &allocator, memory::trim).map_err(listen_error)?;
-    // Who started this server need not be listening.
-    let _ = writeln!(io::stdout(), "server started at: {}", shown(server.address()));
-
-    runtime.block_on(signals.next());
-    info!("stopping: no new connections, answering what is under way");
-    let ender = std::thread::spawn(move || {
-        server.drain(DRAIN_MAX);
-        allocator.close(CLOSE_MAX);
-    });
-    runtime.block_on(async {
-        let ended = async {
-            while !ender.is_finished() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::select! {
-            () = ended => info!("stopped"),
-            () = signals.next() => warn!("a second signal: stopping at once"),
-        }
-    });
-    Ok(())
-}
-
-/// MaxConnections, or less where the system allows fewer files: a connection is one. The soft limit is often 1024, for the
-/// sake of programs that use `select`; this one does not, so it is raised to the hard one.
-fn connections_within_file_limit(wanted: usize) -> usize {
-    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
-        warn!(%error, "cannot raise the limit of open files");
-        rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX)
-    });
-    let files = usize::try_from(files).unwrap_or(usize::MAX);
-    let possible = files.saturating_sub(FILES_BESIDE_CONNECTIONS.min(files / 2)).max(1);
-    if possible < wanted {
-        warn!(
-            files,
-            MaxConnections = wanted,
-            used = possible,
-            "MaxConnections exceeds the limit of open files (ulimit -Hn)"
-        );
-    }
-    wanted.min(possible)
-}
-
-/// The allocator, or `None` when a signal comes while the store does not answer.
-async fn start_unless_stopped(
-    config: &Config,
-    watermarks: Watermarks,
-    signals: &mut Signals,
-) -> Result<Option<Allocator>, RunError> {
-    let (sender, started) = tokio::sync::oneshot::channel();
-    let config = config.clone();
-    // Not waited for after a signal: it may be in the middle of connecting, and holds nothing that matters.
-    std::thread::Builder::new()
-        .name("idalloc-start".to_owned())
-        .spawn(move || sender.send(start_allocator(&config, watermarks)))?;
-    tokio::select! {
-        started = started => match started {
-            Ok(allocator) => Ok(Some(allocator?)),
-            Err(_) => Err(io::Error::other("the start panicked").into()),
-        },
-        () = signals.next() => Ok(None),
-    }
-}
-
-fn start_allocator(config: &Config, watermarks: Watermarks) -> Result<Allocator, StoreError> {
-    let (dsn, table) = (config.dsn.clone(), config.table.clone());
-    let open: StoreFactory = Arc::new(move || store::open(&dsn, &table));
-    let settings = AllocatorConfig {
-        refill_threads: config.refill_threads,
-        preload_tags: config.preload_tags,
-        tag_reload: config.tag_reload,
-        policy: config.policy,
-        on_regression: config.on_regression,
-    };
-    Allocator::start(settings, watermarks, &open)
-}
-
-/// The address to open in a browser on this machine, where there is one.
-fn shown(address: std::net::SocketAddr) -> String {
-    match address.ip() {
-        ip if ip.is_unspecified() || ip.is_loopback() => format!("localhost:{}", address.port()),
-        _ => address.to_string(),
-    }
-}
-
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

@@ -1,0 +1,153 @@
+//! `idalloc serve`: start, serve until told to stop, and end cleanly.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use idalloc::alloc::watermark::Watermarks;
+use idalloc::alloc::{Allocator, AllocatorConfig, StoreFactory};
+use idalloc::config::Config;
+use idalloc::http::Server;
+use idalloc::store::{self, StoreError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
+use super::{RunError, load, watermarks};
+use crate::{logging, memory};
+
+/// How long the end may take: answers under way are sent, threads finish their statements.
+const DRAIN_MAX: Duration = Duration::from_secs(6);
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// Files that are open beside connections, generously: the store's, the runtimes', the listener and the standard streams.
+const FILES_BESIDE_CONNECTIONS: usize = 256;
+
+pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
+    let mut config = load(file)?;
+    logging::start(config.log_format);
+    match file {
+        Some(file) => info!(config = %file.display(), dsn = %config.dsn, "starting"),
+        None => {
+            info!(dsn = %config.dsn, port = config.http_port, "no --config: starting with the embedded store")
+        }
+    }
+    config.connections_max = connections_within_file_limit(config.connections_max);
+    let watermarks = watermarks(&config)?;
+    if config.watermark_path.is_none() {
+        info!(
+            "no watermark file: a store that goes back is noticed by this process only, not after a restart"
+        );
+    }
+    // Signals that come from here on are kept until they are looked at.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async { Signals::new() })?;
+
+    let Some(allocator) = runtime.block_on(start_unless_stopped(&config, watermarks, &mut signals))? else {
+        return Ok(());
+    };
+    let listen_error =
+        |cause| RunError::Listen { address: format!("{}:{}", config.http_host, config.http_port), cause };
+    let server = Server::start(&config, &allocator, memory::trim).map_err(listen_error)?;
+    // Who started this server need not be listening.
+    let _ = writeln!(io::stdout(), "server started at: {}", shown(server.address()));
+
+    runtime.block_on(signals.next());
+    info!("stopping: no new connections, answering what is under way");
+    let ender = std::thread::spawn(move || {
+        server.drain(DRAIN_MAX);
+        allocator.close(CLOSE_MAX);
+    });
+    runtime.block_on(async {
+        let ended = async {
+            while !ender.is_finished() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = ended => info!("stopped"),
+            () = signals.next() => warn!("a second signal: stopping at once"),
+        }
+    });
+    Ok(())
+}
+
+/// MaxConnections, or less where the system allows fewer files: a connection is one. The soft limit is often 1024, for the
+/// sake of programs that use `select`; this one does not, so it is raised to the hard one.
+fn connections_within_file_limit(wanted: usize) -> usize {
+    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
+        warn!(%error, "cannot raise the limit of open files");
+        rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX)
+    });
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    let possible = files.saturating_sub(FILES_BESIDE_CONNECTIONS.min(files / 2)).max(1);
+    if possible < wanted {
+        warn!(
+            files,
+            MaxConnections = wanted,
+            used = possible,
+            "MaxConnections exceeds the limit of open files (ulimit -Hn)"
+        );
+    }
+    wanted.min(possible)
+}
+
+/// The allocator, or `None` when a signal comes while the store does not answer.
+async fn start_unless_stopped(
+    config: &Config,
+    watermarks: Watermarks,
+    signals: &mut Signals,
+) -> Result<Option<Allocator>, RunError> {
+    let (sender, started) = tokio::sync::oneshot::channel();
+    let config = config.clone();
+    // Not waited for after a signal: it may be in the middle of connecting, and holds nothing that matters.
+    std::thread::Builder::new()
+        .name("idalloc-start".to_owned())
+        .spawn(move || sender.send(start_allocator(&config, watermarks)))?;
+    tokio::select! {
+        started = started => match started {
+            Ok(allocator) => Ok(Some(allocator?)),
+            Err(_) => Err(io::Error::other("the start panicked").into()),
+        },
+        () = signals.next() => Ok(None),
+    }
+}
+
+fn start_allocator(config: &Config, watermarks: Watermarks) -> Result<Allocator, StoreError> {
+    let (dsn, table) = (config.dsn.clone(), config.table.clone());
+    let open: StoreFactory = Arc::new(move || store::open(&dsn, &table));
+    let settings = AllocatorConfig {
+        refill_threads: config.refill_threads,
+        preload_tags: config.preload_tags,
+        tag_reload: config.tag_reload,
+        policy: config.policy,
+        on_regression: config.on_regression,
+    };
+    Allocator::start(settings, watermarks, &open)
+}
+
+/// The address to open in a browser on this machine, where there is one.
+fn shown(address: std::net::SocketAddr) -> String {
+    match address.ip() {
+        ip if ip.is_unspecified() || ip.is_loopback() => format!("localhost:{}", address.port()),
+        _ => address.to_string(),
+    }
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
