@@ -1,6 +1,8 @@
 //! The command line.
 
 mod check;
+mod output;
+mod schema;
 mod serve;
 mod tag;
 
@@ -29,9 +31,13 @@ pub struct Args {
 enum Command {
     /// Serve IDs over HTTP (the default)
     Serve(ConfigArg),
-    /// Look after one tag
-    #[command(subcommand)]
+    /// Look after tags
+    #[command(subcommand, after_help = tag::NOTICE)]
     Tag(TagCommand),
+    /// Print the SQL that makes the database and the table, under the names of the configuration
+    Schema(ConfigArg),
+    /// Make the database and the table where they are not there; safe to run twice
+    Init(ConfigArg),
     /// Look whether the configuration, the store, its table and its durability settings are as they should be
     Check(ConfigArg),
 }
@@ -61,12 +67,34 @@ pub enum RunError {
     /// The store must be mended.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// No row has the tag.
+    #[error("no tag {tag:?} in {table}: see `idalloc tag list`")]
+    UnknownTag { tag: String, table: String },
+    /// A change was not made, or not altogether.
+    #[error("{0}")]
+    Change(String),
+    /// Somebody has to say yes.
+    #[error("there is no terminal to ask on: give --yes to delete the tag")]
+    NobodyToAsk,
+    /// Somebody said no.
+    #[error("{0:?} is not deleted")]
+    NotDeleted(String),
     /// The server cannot listen.
     #[error("cannot serve on {address}: {cause}")]
     Listen { address: String, cause: io::Error },
     /// The system refuses something basic.
-    #[error("cannot start: {0}")]
+    #[error("the system refuses: {0}")]
     System(#[from] io::Error),
+}
+
+impl RunError {
+    /// What the program exits with: 2 where the command line must be another, as for arguments that are not understood.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NobodyToAsk => 2,
+            _ => 1,
+        }
+    }
 }
 
 /// Does what the command line says.
@@ -75,6 +103,8 @@ pub fn run(args: Args) -> Result<(), RunError> {
         Command::Serve(arg) => serve::serve(arg.config.as_deref()),
         Command::Check(arg) => check::check(arg.config.as_deref()),
         Command::Tag(command) => tag::run(command),
+        Command::Schema(arg) => schema::schema(arg.config.as_deref()),
+        Command::Init(arg) => schema::init(arg.config.as_deref()),
     }
 }
 

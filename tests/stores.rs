@@ -255,6 +255,8 @@ mod contract {
         store.reserve("c", 1).expect("reserve");
         assert_eq!(names(&mut *store, 10), ["c", "b", "a"]);
         assert_eq!(names(&mut *store, 2), ["c", "b"]);
+        let details = store.list_details(2).expect("list the details");
+        assert_eq!(details.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["c", "b"]);
     }
 
     pub fn rows_are_listed_as_they_are_stored(fixture: &Fixture) {
@@ -401,8 +403,13 @@ mod contract {
         }
         assert_eq!(store.insert(&details("b", 1, 1, Some("why"))), Ok(()));
         assert_eq!(store.insert(&details("c", 1, 1, None)), Ok(()));
-        assert_eq!(store.find("b"), Ok(Some(details("b", 1, 1, Some("why")))));
-        assert_eq!(store.find("c"), Ok(Some(details("c", 1, 1, None))));
+        let rows = [details("a", 0, 7, Some("")), details("b", 1, 1, Some("why")), details("c", 1, 1, None)];
+        for row in &rows {
+            assert_eq!(store.find(&row.name), Ok(Some(row.clone())));
+        }
+        let mut listed = store.list_details(10).expect("list the details");
+        listed.sort_by(|a, b| a.name.cmp(&b.name));
+        assert_eq!(listed, rows);
     }
 
     pub fn a_table_with_a_column_that_must_be_given_gets_no_rows(fixture: &Fixture) {

@@ -1,40 +1,390 @@
-//! `idalloc tag`: the rows of the table, one by one.
+//! `idalloc tag`: the rows of the table, straight in the store.
 
-use std::path::Path;
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::io::{self, IsTerminal as _, Write as _};
 
-use clap::Subcommand;
-use idalloc::store::{self, StoreError};
+use clap::{Args, Subcommand, ValueEnum};
+use comfy_table::CellAlignment::{Left, Right};
+use idalloc::config::Config;
+use idalloc::store::tag::{
+    check_description, check_max_id, check_new_name, check_raise, check_start, check_step,
+};
+use idalloc::store::{self, InvalidField, StoreError, TagDetails, TagStore};
+use serde_json::{Value, json};
 
+use super::output::{Column, print, print_json, shown, table};
 use super::{ConfigArg, RunError, load, watermarks};
+
+/// When a server acts on what these commands do.
+pub(super) const NOTICE: &str = "\
+These commands go straight to the store, whether or not a server is running. A running server acts on a change
+  - at once when it is asked for the tag, if the tag is new, or was fenced or broken and is mended;
+  - after it has read the table, which is every TagReloadSeconds, if a step was set or a tag was deleted;
+  - from its next reservation on, if max_id was raised: IDs in memory are handed out first.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TagCommand {
+    /// List the tags
+    List(List),
+    /// Show one tag
+    Show(Show),
+    /// Add a tag
+    Add(Add),
+    /// Change a tag's step or description, or raise its max_id
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+    Set(Set),
+    /// Delete a tag
+    Delete(Delete),
     /// Raise a tag's max_id to where IDs were granted before, after the store has lost commits
-    Advance {
-        /// The tag
-        tag: String,
-        /// The max_id to raise it to; without it, what the watermark file says, when no server uses it
-        #[arg(long, value_name = "MAX_ID", value_parser = clap::value_parser!(i64).range(1..))]
-        to: Option<i64>,
-        #[command(flatten)]
-        config: ConfigArg,
-    },
+    Advance(Advance),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Only tags that hold this text, in upper or lower case
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
+    /// The order
+    #[arg(long, value_name = "KEY", default_value = "app_tag")]
+    sort: Sort,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Sort {
+    /// By name
+    #[value(name = "app_tag")]
+    AppTag,
+    /// The largest first
+    #[value(name = "max_id")]
+    MaxId,
+    /// The largest first
+    Step,
+    /// The most recently used first, where the table records that
+    Recent,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The tag
+    tag: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Add {
+    /// The tag: 1 to 128 bytes
+    #[arg(value_parser = parse_name)]
+    tag: String,
+    /// The smallest reservation, in IDs: what a quiet tag takes at once, and how large a gap a crash may leave
+    #[arg(long, value_name = "N", value_parser = parse_step, allow_negative_numbers = true)]
+    step: i64,
+    /// The first ID
+    #[arg(long, value_name = "ID", default_value = "1", value_parser = parse_start, allow_negative_numbers = true)]
+    start: i64,
+    /// What the tag is for, where the table has a column `description`
+    #[arg(long, value_name = "TEXT", value_parser = parse_description)]
+    description: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Set {
+    /// The tag
+    tag: String,
+    /// The smallest reservation, in IDs
+    #[arg(long, value_name = "N", group = "change", value_parser = parse_step, allow_negative_numbers = true)]
+    step: Option<i64>,
+    /// The end of the newest reservation: the IDs below it are never handed out again. It only goes up
+    #[arg(long, value_name = "MAX_ID", group = "change", value_parser = parse_max_id, allow_negative_numbers = true)]
+    max_id: Option<i64>,
+    /// What the tag is for, where the table has a column `description`
+    #[arg(long, value_name = "TEXT", group = "change", value_parser = parse_description)]
+    description: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Delete {
+    /// The tag
+    tag: String,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Advance {
+    /// The tag
+    tag: String,
+    /// The max_id to raise it to; without it, what the watermark file says, when no server uses it
+    #[arg(long, value_name = "MAX_ID", value_parser = parse_max_id, allow_negative_numbers = true)]
+    to: Option<i64>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Print JSON; max_id as a string, because JavaScript's numbers do not hold it
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArg,
 }
 
 pub(super) fn run(command: TagCommand) -> Result<(), RunError> {
     match command {
-        TagCommand::Advance { tag, to, config } => advance(config.config.as_deref(), &tag, to),
+        TagCommand::List(args) => list(&args),
+        TagCommand::Show(args) => show(&args),
+        TagCommand::Add(args) => add(&args),
+        TagCommand::Set(args) => set(&args),
+        TagCommand::Delete(args) => delete(&args),
+        TagCommand::Advance(args) => advance(&args),
     }
 }
 
-fn advance(file: Option<&Path>, tag: &str, to: Option<i64>) -> Result<(), RunError> {
-    let config = load(file)?;
-    let known = || watermarks(&config)?.get(tag).ok_or_else(|| RunError::NoWatermark(tag.to_owned()));
-    let to = to.map_or_else(known, Ok)?;
-    let mut store = store::open(&config.dsn, &config.table);
-    store.raise(tag, to)?;
-    let rows = store.list_tags(store::TAGS_MAX)?;
-    let row = rows.iter().find(|row| row.name == tag).ok_or(StoreError::UnknownTag)?;
-    println!("max_id of {tag:?} is {}", row.max_id);
-    Ok(())
+// ---- arguments ----
+
+fn parse_name(text: &str) -> Result<String, InvalidField> {
+    check_new_name(text).map(|()| text.to_owned())
+}
+
+fn parse_description(text: &str) -> Result<String, InvalidField> {
+    check_description(text).map(|()| text.to_owned())
+}
+
+fn parse_step(text: &str) -> Result<i64, String> {
+    parse_number(text, check_step)
+}
+
+fn parse_start(text: &str) -> Result<i64, String> {
+    parse_number(text, check_start)
+}
+
+fn parse_max_id(text: &str) -> Result<i64, String> {
+    parse_number(text, check_max_id)
+}
+
+fn parse_number(text: &str, check: fn(i64) -> Result<(), InvalidField>) -> Result<i64, String> {
+    let number = text.parse().map_err(|_| format!("allowed is a whole number, 1 to {}", i64::MAX))?;
+    check(number).map(|()| number).map_err(|error| error.to_string())
+}
+
+// ---- the commands ----
+
+fn list(args: &List) -> Result<(), RunError> {
+    let mut store = open(&args.common.config)?.store;
+    let mut tags = store.list_details(store::TAGS_MAX)?;
+    if tags.len() == store::TAGS_MAX {
+        eprintln!("idalloc: the table holds more tags; these are the first {}", store::TAGS_MAX);
+    }
+    if let Some(text) = &args.search {
+        let text = text.to_lowercase();
+        tags.retain(|tag| tag.name.to_lowercase().contains(&text));
+    }
+    match args.sort {
+        Sort::AppTag => tags.sort_by(|a, b| a.name.cmp(&b.name)),
+        Sort::MaxId => tags.sort_by(|a, b| largest_first(a, b, |tag| tag.max_id)),
+        Sort::Step => tags.sort_by(|a, b| largest_first(a, b, |tag| tag.step)),
+        Sort::Recent => {}
+    }
+    if args.common.json {
+        return Ok(print_json(&tags.iter().map(tag_json).collect())?);
+    }
+    let mut columns = vec![
+        Column { title: "APP_TAG", alignment: Left },
+        Column { title: "STEP", alignment: Right },
+        Column { title: "MAX_ID", alignment: Right },
+    ];
+    let has_description = tags.iter().any(|tag| tag.description.is_some());
+    columns.extend(has_description.then_some(Column { title: "DESCRIPTION", alignment: Left }));
+    let row = |tag: &TagDetails| {
+        let mut row = vec![shown(&tag.name).into_owned(), tag.step.to_string(), tag.max_id.to_string()];
+        row.extend(has_description.then(|| shown_description(tag).into_owned()));
+        row
+    };
+    Ok(print(&table(&columns, tags.iter().map(row)))?)
+}
+
+fn shown_description(tag: &TagDetails) -> Cow<'_, str> {
+    tag.description.as_deref().map_or(Cow::Borrowed("-"), shown)
+}
+
+fn largest_first(a: &TagDetails, b: &TagDetails, number: impl Fn(&TagDetails) -> i64) -> Ordering {
+    number(b).cmp(&number(a)).then_with(|| a.name.cmp(&b.name))
+}
+
+fn show(args: &Show) -> Result<(), RunError> {
+    let tag = open(&args.common.config)?.find(&args.tag)?;
+    if args.common.json {
+        return Ok(print_json(&tag_json(&tag))?);
+    }
+    let mut lines = vec![
+        format!("app_tag      {}", shown(&tag.name)),
+        format!("step         {}", tag.step),
+        format!("max_id       {}", tag.max_id),
+        format!("description  {}", shown_description(&tag)),
+    ];
+    if let Err(fault) = check_step(tag.step) {
+        lines.push(format!("fault        {fault}"));
+    }
+    Ok(print(&lines.join("\n"))?)
+}
+
+fn add(args: &Add) -> Result<(), RunError> {
+    let new = TagDetails::new(&args.tag, args.step, args.start, args.description.as_deref())
+        .map_err(StoreError::from)?;
+    let mut table = open(&args.common.config)?;
+    // Connects: an error from here on may leave it unknown whether the row was added.
+    if let Some(existing) = table.store.find(&new.name)? {
+        return Err(StoreError::TagExists(existing.name).into());
+    }
+    let mut change = Change::of(&new.name);
+    change.note(table.store.insert(&new), "the row")?;
+    if args.common.json {
+        return Ok(print_json(&tag_json(&new))?);
+    }
+    Ok(print(&format!("added {:?}: step {}, first ID {}", new.name, new.step, args.start))?)
+}
+
+fn set(args: &Set) -> Result<(), RunError> {
+    let mut table = open(&args.common.config)?;
+    let before = table.find(&args.tag)?;
+    if let Some(max_id) = args.max_id {
+        check_raise(before.max_id, max_id).map_err(StoreError::from)?;
+    }
+    let mut change = Change::of(&args.tag);
+    if let Some(description) = &args.description {
+        change.note(table.store.set_description(&args.tag, description), "description")?;
+    }
+    if let Some(step) = args.step {
+        change.note(table.store.set_step(&args.tag, step), "step")?;
+    }
+    if let Some(max_id) = args.max_id {
+        change.note(table.store.raise(&args.tag, max_id), "max_id")?;
+    }
+    let after = table.find(&args.tag)?;
+    if args.common.json {
+        return Ok(print_json(&tag_json(&after))?);
+    }
+    let mut changes = Vec::new();
+    if args.description.is_some() {
+        changes.push("description set".to_owned());
+    }
+    if args.step.is_some() {
+        changes.push(format!("step {} (was {})", after.step, before.step));
+    }
+    if args.max_id.is_some() {
+        changes.push(format!("max_id {} (was {})", after.max_id, before.max_id));
+    }
+    Ok(print(&format!("changed {:?}: {}", args.tag, changes.join(", ")))?)
+}
+
+fn delete(args: &Delete) -> Result<(), RunError> {
+    let mut table = open(&args.config)?;
+    let tag = table.find(&args.tag)?;
+    if !args.yes {
+        confirm(&tag)?;
+    }
+    Change::of(&tag.name).note(table.store.delete(&tag.name), "the row")?;
+    Ok(print(&format!(
+        "deleted {:?}. Should it ever come back, its first ID must not be below its max_id, {}, or IDs repeat",
+        tag.name, tag.max_id
+    ))?)
+}
+
+/// Asks whether to delete the tag; an error if not.
+fn confirm(tag: &TagDetails) -> Result<(), RunError> {
+    if !io::stdin().is_terminal() {
+        return Err(RunError::NobodyToAsk);
+    }
+    let mut out = io::stderr().lock();
+    write!(out, "Delete the tag {:?} (step {}, max_id {})? [y/N] ", tag.name, tag.step, tag.max_id)?;
+    out.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(RunError::NotDeleted(tag.name.clone())),
+    }
+}
+
+fn advance(args: &Advance) -> Result<(), RunError> {
+    let mut table = open(&args.common.config)?;
+    let known =
+        || watermarks(&table.config)?.get(&args.tag).ok_or_else(|| RunError::NoWatermark(args.tag.clone()));
+    let to = args.to.map_or_else(known, Ok)?;
+    table.find(&args.tag)?;
+    Change::of(&args.tag).note(table.store.raise(&args.tag, to), "max_id")?;
+    let tag = table.find(&args.tag)?;
+    if args.common.json {
+        return Ok(print_json(&tag_json(&tag))?);
+    }
+    Ok(print(&format!("max_id of {:?} is {}", tag.name, tag.max_id))?)
+}
+
+fn tag_json(tag: &TagDetails) -> Value {
+    json!({
+        "app_tag": tag.name,
+        "step": tag.step,
+        "max_id": tag.max_id.to_string(),
+        "description": tag.description,
+    })
+}
+
+// ---- the store ----
+
+/// The configured table.
+struct TagTable {
+    config: Config,
+    store: Box<dyn TagStore>,
+}
+
+fn open(arg: &ConfigArg) -> Result<TagTable, RunError> {
+    let config = load(arg.config.as_deref())?;
+    let store = store::open(&config.dsn, &config.table);
+    Ok(TagTable { config, store })
+}
+
+impl TagTable {
+    fn find(&mut self, tag: &str) -> Result<TagDetails, RunError> {
+        let unknown = || RunError::UnknownTag { tag: tag.to_owned(), table: self.config.table.quoted() };
+        self.store.find(tag)?.ok_or_else(unknown)
+    }
+}
+
+/// What was done to a tag so far, for the error that ends it.
+struct Change<'a> {
+    tag: &'a str,
+    done: Vec<&'static str>,
+}
+
+impl<'a> Change<'a> {
+    fn of(tag: &'a str) -> Change<'a> {
+        Change { tag, done: Vec::new() }
+    }
+
+    /// Takes note of one more outcome.
+    fn note(&mut self, outcome: Result<(), StoreError>, what: &'static str) -> Result<(), RunError> {
+        let Err(cause) = outcome else {
+            self.done.push(what);
+            return Ok(());
+        };
+        let mut text = cause.to_string();
+        if let StoreError::Unavailable(_) | StoreError::Unexpected(_) = cause {
+            text += &format!("; whether {what} was changed all the same is unknown: see `idalloc tag show`");
+        }
+        if !self.done.is_empty() {
+            text += &format!("; of {:?} was changed before: {}", self.tag, self.done.join(", "));
+        }
+        Err(RunError::Change(text))
+    }
 }

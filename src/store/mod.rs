@@ -86,6 +86,12 @@ pub trait TagStore: SegmentStore {
     /// Any [`StoreError`] but `UnknownTag` and `Overflow`.
     fn find(&mut self, tag: &str) -> Result<Option<TagDetails>, StoreError>;
 
+    /// The first `limit` rows, as [`SegmentStore::list_tags`] has them, with their descriptions.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `UnknownTag` and `Overflow`.
+    fn list_details(&mut self, limit: usize) -> Result<Vec<TagDetails>, StoreError>;
+
     /// Adds a row. A description of `None` leaves it to the column's default.
     ///
     /// # Errors

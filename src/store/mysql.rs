@@ -153,7 +153,7 @@ impl SegmentStore for MySqlStore {
     fn list_tags(&mut self, limit: usize) -> Result<Vec<TagRow>, StoreError> {
         self.return_to_first_host();
         self.call(|session, table| {
-            let order = if session.has_update_time(table)? { "ORDER BY update_time DESC" } else { "" };
+            let order = session.order(table)?;
             let sql = format!("SELECT {}, max_id, step FROM {} {order} LIMIT ?", table.tag, table.name);
             let mut tags = Vec::new();
             for row in session.conn.exec_iter(sql, (limit as u64,))? {
@@ -233,13 +233,13 @@ struct Session {
 }
 
 impl Session {
-    fn has_update_time(&mut self, table: &Table) -> Result<bool, Failure> {
-        if let Some(known) = self.has_update_time {
-            return Ok(known);
-        }
-        let found = table.has_column(&mut self.conn, "update_time")?;
-        self.has_update_time = Some(found);
-        Ok(found)
+    /// The clause that puts the most recently used tag first, if the table records that.
+    fn order(&mut self, table: &Table) -> Result<&'static str, Failure> {
+        let has_update_time = match self.has_update_time {
+            Some(known) => known,
+            None => *self.has_update_time.insert(table.has_column(&mut self.conn, "update_time")?),
+        };
+        Ok(if has_update_time { "ORDER BY update_time DESC" } else { "" })
     }
 }
 

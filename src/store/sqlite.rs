@@ -107,10 +107,10 @@ impl SegmentStore for SqliteStore {
 
     fn list_tags(&mut self, limit: usize) -> Result<Vec<TagRow>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.call(|Session { db, has_update_time, .. }, table| {
-            let order = if *has_update_time { "ORDER BY update_time DESC" } else { "" };
+        self.call(|session, table| {
+            let order = session.order();
             let sql = format!("SELECT {}, max_id, step FROM {} {order} LIMIT ?1", table.tag, table.name);
-            let mut statement = db.prepare_cached(&sql)?;
+            let mut statement = session.db.prepare_cached(&sql)?;
             let rows = statement
                 .query_map([limit], |row| Ok(tag_row(row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?)))?;
             Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
@@ -194,6 +194,13 @@ struct Session {
     has_update_time: bool,
     /// The table was made when the file was opened.
     has_new_table: bool,
+}
+
+impl Session {
+    /// The clause that puts the most recently used tag first, if the table records that.
+    fn order(&self) -> &'static str {
+        if self.has_update_time { "ORDER BY update_time DESC" } else { "" }
+    }
 }
 
 /// The table: its names, quoted for SQL.

@@ -108,6 +108,14 @@ pub fn check_start(start: i64) -> Result<(), InvalidField> {
     check_number("start", start, 1, ID_MAX)
 }
 
+/// Whether a row's `max_id` may be raised to this.
+///
+/// # Errors
+/// It is below 1.
+pub fn check_max_id(max_id: i64) -> Result<(), InvalidField> {
+    check_number("max_id", max_id, 1, i64::MAX)
+}
+
 /// Whether `max_id` may be set to `to` where it is `present`.
 ///
 /// # Errors
@@ -166,6 +174,7 @@ mod tests {
         for (check, field, min, max) in [
             (check_step as fn(i64) -> _, "step", 1, i64::MAX),
             (check_start as fn(i64) -> _, "start", 1, i64::MAX - 1),
+            (check_max_id as fn(i64) -> _, "max_id", 1, i64::MAX),
         ] {
             assert_eq!((check(min), check(max)), (Ok(()), Ok(())));
             for bad in [0, -1, i64::MIN].into_iter().chain(max.checked_add(1)) {

@@ -52,6 +52,18 @@ impl TagStore for MySqlStore {
         }
     }
 
+    fn list_details(&mut self, limit: usize) -> Result<Vec<TagDetails>, StoreError> {
+        self.call(|session, table| {
+            let order = session.order(table)?;
+            let sql = format!("{} {order} LIMIT ?", table.select_details(&mut session.conn)?);
+            let mut tags = Vec::new();
+            for row in session.conn.exec_iter(sql, (limit as u64,))? {
+                tags.extend(tag_details(row?));
+            }
+            Ok(tags)
+        })
+    }
+
     fn insert(&mut self, tag: &TagDetails) -> Result<(), StoreError> {
         self.change(|conn, table| {
             let mut columns = format!("{}, max_id, step", table.tag);
@@ -112,12 +124,14 @@ impl TagStore for MySqlStore {
 }
 
 impl Table {
-    fn find(&self, conn: &mut Conn, tag: &str) -> Result<Option<TagDetails>, Failure> {
+    /// The statement that reads every row, without an end.
+    fn select_details(&self, conn: &mut Conn) -> Result<String, Failure> {
         let description = if self.has_column(conn, "description")? { "description" } else { "NULL" };
-        let sql = format!(
-            "SELECT {}, max_id, step, {description} FROM {} WHERE {}",
-            self.tag, self.name, self.is_exactly
-        );
+        Ok(format!("SELECT {}, max_id, step, {description} FROM {}", self.tag, self.name))
+    }
+
+    fn find(&self, conn: &mut Conn, tag: &str) -> Result<Option<TagDetails>, Failure> {
+        let sql = format!("{} WHERE {}", self.select_details(conn)?, self.is_exactly);
         Ok(rows(conn, sql, (tag, tag))?.into_iter().next().and_then(tag_details))
     }
 

@@ -1,6 +1,6 @@
 //! The operator's end: rows one by one, and the table itself.
 
-use rusqlite::{Connection, OptionalExtension, ToSql, ffi};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, ffi};
 
 use super::{Failure, Session, SqliteStore, Table, tag_row};
 use crate::store::{
@@ -24,6 +24,16 @@ impl SqliteStore {
 impl TagStore for SqliteStore {
     fn find(&mut self, tag: &str) -> Result<Option<TagDetails>, StoreError> {
         self.call(|Session { db, .. }, table| Ok(table.find(db, tag)?))
+    }
+
+    fn list_details(&mut self, limit: usize) -> Result<Vec<TagDetails>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.call(|session, table| {
+            let sql = format!("{} {} LIMIT ?1", table.select_details(&session.db)?, session.order());
+            let mut statement = session.db.prepare(&sql)?;
+            let rows = statement.query_map([limit], tag_details)?;
+            Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+        })
     }
 
     fn insert(&mut self, tag: &TagDetails) -> Result<(), StoreError> {
@@ -74,18 +84,15 @@ impl TagStore for SqliteStore {
 }
 
 impl Table {
-    fn find(&self, db: &Connection, tag: &str) -> rusqlite::Result<Option<TagDetails>> {
+    /// The statement that reads every row, without an end.
+    fn select_details(&self, db: &Connection) -> rusqlite::Result<String> {
         let description = if self.has_description(db)? { "description" } else { "NULL" };
-        let sql = format!(
-            "SELECT {0}, max_id, step, {description} FROM {1} WHERE {0} = ?1 COLLATE BINARY",
-            self.tag, self.name
-        );
-        let found = db.query_row(&sql, [tag], |row| {
-            let served = tag_row(row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
-            let description = row.get_ref(3)?.as_str().ok().map(str::to_owned);
-            Ok(served.map(|TagRow { name, max_id, step }| TagDetails { name, max_id, step, description }))
-        });
-        Ok(found.optional()?.flatten())
+        Ok(format!("SELECT {}, max_id, step, {description} FROM {}", self.tag, self.name))
+    }
+
+    fn find(&self, db: &Connection, tag: &str) -> rusqlite::Result<Option<TagDetails>> {
+        let sql = format!("{} WHERE {} = ?1 COLLATE BINARY", self.select_details(db)?, self.tag);
+        Ok(db.query_row(&sql, [tag], tag_details).optional()?.flatten())
     }
 
     /// Sets a column other than `max_id`.
@@ -128,4 +135,10 @@ impl Table {
 /// Whether a change by tag found its row.
 fn known(rows: usize) -> Result<(), Failure> {
     if rows == 0 { Err(StoreError::UnknownTag.into()) } else { Ok(()) }
+}
+
+fn tag_details(row: &Row) -> rusqlite::Result<Option<TagDetails>> {
+    let served = tag_row(row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
+    let description = row.get_ref(3)?.as_str().ok().map(str::to_owned);
+    Ok(served.map(|TagRow { name, max_id, step }| TagDetails { name, step, max_id, description }))
 }
