@@ -584,6 +584,10 @@ mod mysql_tables {
             let text = invalid(store.insert(&tag));
             assert!(text.starts_with(expected), "{text}");
         }
+        // Nor does a table with such a name, which MariaDB's message holds as well.
+        server.exec("CREATE TABLE step LIKE small");
+        let text = invalid(open_table("step", "app_tag").insert(&details("🦀", 1, 1, None)));
+        assert!(text.starts_with("app_tag is \"🦀\": "), "{text}");
         let text = invalid(store.set_step("müller", i64::MAX));
         assert!(text.starts_with("step is 9223372036854775807: its column, int(11), does not"), "{text}");
         let text = invalid(store.set_description("müller", "fives"));

@@ -40,9 +40,9 @@ fn statement<'a>(beginning: &str, other_name: impl Fn(&str) -> Option<&'a str>) 
     // Every other part is a name between backticks.
     for (index, part) in found.unwrap_or_default().split('`').enumerate() {
         match other_name(part) {
-            Some(other) if index % 2 == 1 => renamed += other,
-            _ if index % 2 == 1 => renamed.extend(["`", part, "`"]),
-            _ => renamed += part,
+            Some(other) => renamed += other,
+            None if index % 2 == 1 => renamed.extend(["`", part, "`"]),
+            None => renamed += part,
         }
     }
     renamed + ";"
