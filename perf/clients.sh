@@ -46,7 +46,7 @@ ulimit -n "$(ulimit -Hn)"
 # ---- the server ----
 
 start_server() { # sets server, base and target
-    printf '{"DSN":"sqlite:%s/ids.db","HttpHost":"127.0.0.1","HttpPort":0,"HttpEngine":"%s","HttpReadTimeout":%d,"HttpWriteTimeout":%d}' \
+    printf '{"DSN":"sqlite:%s/ids.db","HttpHost":"127.0.0.1","AdminPort":0,"HttpPort":0,"HttpEngine":"%s","HttpReadTimeout":%d,"HttpWriteTimeout":%d}' \
         "$work" "$engine" "$patience_ms" "$patience_ms" >"$work/config.json"
     "${CARGO_TARGET_DIR:-target}/release/idalloc" --config "$work/config.json" >"$work/server.out" 2>"$work/server.log" &
     server=$!

@@ -35,7 +35,7 @@ server=''
 finish() { [ -z "$server" ] || kill "$server" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$work"; }
 trap finish EXIT
 
-printf '{"DSN":"sqlite:%s/ids.db","HttpHost":"127.0.0.1","HttpPort":0,"Workers":1}' "$work" >"$work/config.json"
+printf '{"DSN":"sqlite:%s/ids.db","HttpHost":"127.0.0.1","HttpPort":0,"AdminPort":0,"Workers":1}' "$work" >"$work/config.json"
 taskset -c 0 ../target/release/idalloc --config "$work/config.json" >"$work/out" 2>/dev/null &
 server=$!
 port=''

@@ -2,25 +2,33 @@
 //!
 //! [`KEYS`] is the one place that knows every key's name, default and range; the README's table shows the same.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::alloc::OnRegression;
 use crate::alloc::sizing::Policy;
-use crate::dsn::{Dsn, DsnError};
+use crate::dsn::{Dsn, DsnError, Secret};
 
 /// The environment variable that overrides the key `DSN`, so that a password need not be in a file.
 pub const DSN_VARIABLE: &str = "IDALLOC_DSN";
+
+/// The environment variable that overrides the key `AdminToken`, for the same reason.
+pub const ADMIN_TOKEN_VARIABLE: &str = "IDALLOC_ADMIN_TOKEN";
 
 /// What is served when no file says otherwise.
 const EMBEDDED: &str = r#"{"DSN": "sqlite:idalloc.db"}"#;
 
 const WORKERS_MAX: u64 = 1024;
+
+/// How long a token may be: a shorter one is soon guessed.
+const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
+const ACCESS_TOKENS_MAX: usize = 1000;
 
 const DSN: TextKey = TextKey {
     name: "DSN",
@@ -61,6 +69,16 @@ const WATERMARK_PATH: TextKey = TextKey {
 const ON_REGRESSION: TextKey =
     TextKey { name: "OnRegression", default: Some("refuse"), allowed: "refuse or advance" };
 const LOG_FORMAT: TextKey = TextKey { name: "LogFormat", default: Some("text"), allowed: "text or json" };
+const ACCESS_TOKENS: SecretKey = SecretKey {
+    name: "AccessTokens",
+    allowed: "an object of 1 to 1000 tokens, each 16 to 256 visible ASCII characters with \"*\" or an array of tags",
+};
+const ADMIN_HOST: TextKey =
+    TextKey { name: "AdminHost", default: Some("127.0.0.1"), allowed: "an IP address or localhost" };
+const ADMIN_PORT: IntegerKey = IntegerKey::new("AdminPort", 8881, 0, 65_535, "(0: none)");
+const ADMIN_TOKEN: SecretKey =
+    SecretKey { name: "AdminToken", allowed: "16 to 256 visible ASCII characters" };
+const METRICS_TAGS: IntegerKey = IntegerKey::new("MetricsTags", 50, 0, 1000, "tags");
 
 /// Every key of config.json.
 pub const KEYS: &[Key] = &[
@@ -86,6 +104,11 @@ pub const KEYS: &[Key] = &[
     Key::Text(WATERMARK_PATH),
     Key::Text(ON_REGRESSION),
     Key::Text(LOG_FORMAT),
+    Key::Secret(ACCESS_TOKENS),
+    Key::Text(ADMIN_HOST),
+    Key::Integer(ADMIN_PORT),
+    Key::Secret(ADMIN_TOKEN),
+    Key::Integer(METRICS_TAGS),
 ];
 
 /// One key of config.json.
@@ -95,6 +118,8 @@ pub enum Key {
     Text(TextKey),
     /// Its value is a whole number.
     Integer(IntegerKey),
+    /// Its value is never shown.
+    Secret(SecretKey),
 }
 
 /// A key whose value is a string.
@@ -103,6 +128,13 @@ pub struct TextKey {
     name: &'static str,
     /// `None`: must be given.
     default: Option<&'static str>,
+    allowed: &'static str,
+}
+
+/// A key that may be absent, and whose value no message quotes.
+#[derive(Debug, Clone, Copy)]
+pub struct SecretKey {
+    name: &'static str,
     allowed: &'static str,
 }
 
@@ -123,6 +155,7 @@ impl Key {
         match self {
             Self::Text(key) => key.name,
             Self::Integer(key) => key.name,
+            Self::Secret(key) => key.name,
         }
     }
 
@@ -131,6 +164,7 @@ impl Key {
         match self {
             Self::Text(key) => key.default.unwrap_or("none: required").to_owned(),
             Self::Integer(key) => key.default.map_or("available cores".to_owned(), |n| n.to_string()),
+            Self::Secret(_) => "none".to_owned(),
         }
     }
 
@@ -139,6 +173,7 @@ impl Key {
         match self {
             Self::Text(key) => key.allowed.to_owned(),
             Self::Integer(key) => key.allowed_text(),
+            Self::Secret(key) => key.allowed.to_owned(),
         }
     }
 }
@@ -153,7 +188,7 @@ impl IntegerKey {
     }
 }
 
-/// How this process is set up. `Debug` hides the DSN's password.
+/// How this process is set up. `Debug` hides the DSN's password and the tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `DSN`: where the segments come from.
@@ -197,6 +232,42 @@ pub struct Config {
     pub on_regression: OnRegression,
     /// `LogFormat`: how log lines look.
     pub log_format: LogFormat,
+    /// `AccessTokens`: who may have IDs of which tags; `None`: everybody, of all.
+    pub access_tokens: Option<AccessTokens>,
+    /// The operator's port; `None`: there is none.
+    pub admin: Option<AdminConfig>,
+}
+
+/// How the operator's port is set up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdminConfig {
+    /// `AdminHost`: the address to listen on.
+    pub host: IpAddr,
+    /// `AdminPort`: the port to listen on, never 0.
+    pub port: u16,
+    /// `AdminToken`: what an operator must present; never `None` when `host` is not this machine's alone.
+    pub token: Option<Secret>,
+    /// `MetricsTags`: the most tags that have figures of their own in `/metrics`.
+    pub metrics_tags: usize,
+}
+
+/// Tokens, and which tags each is for. `Debug` hides the tokens.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessTokens(pub BTreeMap<String, AccessScope>);
+
+/// Which tags a token is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessScope {
+    /// All of them.
+    All,
+    /// These.
+    Tags(BTreeSet<String>),
+}
+
+impl fmt::Debug for AccessTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.values()).finish()
+    }
 }
 
 /// What moves bytes between sockets and the request handler.
@@ -298,6 +369,23 @@ pub enum ConfigError {
         /// What it may be, with its unit.
         allowed: String,
     },
+    /// A secret value of the wrong type, or out of range.
+    #[error("{origin} is not as it must be: allowed is {allowed}")]
+    BadSecret {
+        /// Where it stands: the key, or the environment variable.
+        origin: &'static str,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// Who can reach the operator's port could do anything with it.
+    #[error(
+        "AdminHost is {host}, which others can reach: set AdminToken to {} (or set {ADMIN_TOKEN_VARIABLE}), or AdminPort to 0 for no operator's port",
+        ADMIN_TOKEN.allowed
+    )]
+    AdminTokenMissing {
+        /// `AdminHost`.
+        host: IpAddr,
+    },
     /// Neither the file nor the environment names a store.
     #[error("DSN is missing: it must be {} (or set {DSN_VARIABLE})", DSN.allowed)]
     DsnMissing,
@@ -372,6 +460,8 @@ impl Config {
             watermark_path,
             on_regression: file.text(&ON_REGRESSION, parse_on_regression)?,
             log_format: file.text(&LOG_FORMAT, parse_log_format)?,
+            access_tokens: file.access_tokens()?,
+            admin: file.admin(env)?,
         })
     }
 }
@@ -423,6 +513,30 @@ fn parse_log_format(text: &str) -> Option<LogFormat> {
     }
 }
 
+fn is_token(text: &str) -> bool {
+    TOKEN_BYTES.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// `None` if anything about it is not as it must be.
+fn parse_access_tokens(value: &Value) -> Option<AccessTokens> {
+    let tokens = value.as_object().filter(|tokens| (1..=ACCESS_TOKENS_MAX).contains(&tokens.len()))?;
+    let entry = |(token, scope): (&String, &Value)| {
+        Some((Some(token).filter(|token| is_token(token))?.clone(), parse_scope(scope)?))
+    };
+    tokens.iter().map(entry).collect::<Option<_>>().map(AccessTokens)
+}
+
+fn parse_scope(value: &Value) -> Option<AccessScope> {
+    match value {
+        Value::String(all) if all == "*" => Some(AccessScope::All),
+        Value::Array(tags) => {
+            let tag = |tag: &Value| tag.as_str().filter(|tag| !tag.is_empty()).map(str::to_owned);
+            tags.iter().map(tag).collect::<Option<_>>().map(AccessScope::Tags)
+        }
+        _ => None,
+    }
+}
+
 fn available_cores() -> u64 {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() as u64).min(WORKERS_MAX))
 }
@@ -458,6 +572,39 @@ impl Entries {
             (None, None) => return Err(ConfigError::DsnMissing),
         };
         text.parse().map_err(|reason| ConfigError::BadDsn { origin, reason })
+    }
+
+    fn access_tokens(&self) -> Result<Option<AccessTokens>, ConfigError> {
+        let Some(value) = self.0.get(ACCESS_TOKENS.name) else { return Ok(None) };
+        let SecretKey { name, allowed } = ACCESS_TOKENS;
+        parse_access_tokens(value).map(Some).ok_or(ConfigError::BadSecret { origin: name, allowed })
+    }
+
+    fn admin(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<AdminConfig>, ConfigError> {
+        let admin = AdminConfig {
+            host: self.text(&ADMIN_HOST, parse_host)?,
+            port: self.integer(&ADMIN_PORT)?,
+            token: self.admin_token(env)?,
+            metrics_tags: self.integer(&METRICS_TAGS)?,
+        };
+        match admin {
+            AdminConfig { port: 0, .. } => Ok(None),
+            AdminConfig { host, token: None, .. } if !host.is_loopback() => {
+                Err(ConfigError::AdminTokenMissing { host })
+            }
+            admin => Ok(Some(admin)),
+        }
+    }
+
+    fn admin_token(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Secret>, ConfigError> {
+        // As with the DSN, a secret that was not delivered must not mean that none is needed.
+        let (origin, value) = match (env(ADMIN_TOKEN_VARIABLE), self.0.get(ADMIN_TOKEN.name)) {
+            (Some(text), _) => (ADMIN_TOKEN_VARIABLE, Value::from(text)),
+            (None, Some(value)) => (ADMIN_TOKEN.name, value.clone()),
+            (None, None) => return Ok(None),
+        };
+        let token = value.as_str().filter(|text| is_token(text)).map(Secret::new);
+        token.map(Some).ok_or(ConfigError::BadSecret { origin, allowed: ADMIN_TOKEN.allowed })
     }
 
     fn has(&self, name: &str) -> bool {
@@ -506,13 +653,74 @@ impl<'de> Visitor<'de> for EntriesVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
         let mut entries = Map::new();
-        while let Some((name, value)) = map.next_entry::<String, Value>()? {
+        while let Some((name, Member(value))) = map.next_entry::<String, Member>()? {
             if entries.contains_key(&name) {
                 return Err(A::Error::custom(format!("key {name:?} is given twice")));
             }
             entries.insert(name, value);
         }
         Ok(Entries(entries))
+    }
+}
+
+/// The value of a key. In an object, too, a key that is given twice is refused; it may be a token, so it is not named.
+struct Member(Value);
+
+impl<'de> Deserialize<'de> for Member {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(MemberVisitor).map(Member)
+    }
+}
+
+struct MemberVisitor;
+
+impl<'de> Visitor<'de> for MemberVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Member(value)) = seq.next_element()? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut members = Map::new();
+        while let Some((name, Member(value))) = map.next_entry::<String, Member>()? {
+            if members.insert(name, value).is_some() {
+                return Err(A::Error::custom("a key of an inner object is given twice"));
+            }
+        }
+        Ok(members.into())
     }
 }
 
@@ -570,6 +778,13 @@ mod tests {
             watermark_path: None,
             on_regression: OnRegression::Refuse,
             log_format: LogFormat::Text,
+            access_tokens: None,
+            admin: Some(AdminConfig {
+                host: Ipv4Addr::LOCALHOST.into(),
+                port: 8881,
+                token: None,
+                metrics_tags: 50,
+            }),
         }
     }
 
@@ -586,7 +801,9 @@ mod tests {
             "HttpReadTimeout": 1, "HttpWriteTimeout": 2, "HttpIdleTimeout": 3, "HttpEngine": "may_minihttp",
             "Workers": 4, "MaxConnections": 5, "AllocTimeout": 6, "MaxBatch": 7, "MaxLease": 8, "RefillThreads": 9,
             "PreloadTags": 0, "TagReloadSeconds": 11,
-            "SegmentSeconds": 12, "MaxStepFactor": 13, "WatermarkPath": "w.db", "OnRegression": "advance", "LogFormat": "json"
+            "SegmentSeconds": 12, "MaxStepFactor": 13, "WatermarkPath": "w.db", "OnRegression": "advance", "LogFormat": "json",
+            "AccessTokens": {"0123456789abcdef": "*", "a-token-for-two-tags": ["a", "\u00e9"]},
+            "AdminHost": "0.0.0.0", "AdminPort": 14, "AdminToken": "the-operator's-token", "MetricsTags": 15
         }"#;
         let expected = Config {
             dsn: "u:p@tcp(h)/db".parse().unwrap(),
@@ -613,6 +830,16 @@ mod tests {
             watermark_path: Some("w.db".into()),
             on_regression: OnRegression::Advance,
             log_format: LogFormat::Json,
+            access_tokens: Some(AccessTokens(BTreeMap::from([
+                ("0123456789abcdef".into(), AccessScope::All),
+                ("a-token-for-two-tags".into(), AccessScope::Tags(["a", "\u{e9}"].map(Into::into).into())),
+            ]))),
+            admin: Some(AdminConfig {
+                host: Ipv4Addr::UNSPECIFIED.into(),
+                port: 14,
+                token: Some(Secret::new("the-operator's-token")),
+                metrics_tags: 15,
+            }),
         };
         assert_eq!(parse(text), Ok(expected));
     }
@@ -671,6 +898,8 @@ mod tests {
             "TagReloadSeconds 10: 1 to 3600 s",
             "SegmentSeconds 10: 1 to 3600 s",
             "MaxStepFactor 1000: 1 to 1000000 steps",
+            "AdminPort 8881: 0 to 65535 (0: none)",
+            "MetricsTags 50: 0 to 1000 tags",
         ];
         assert_eq!(rows, expected);
     }
@@ -692,6 +921,7 @@ mod tests {
             ("HttpHost", json!(null)),
             ("HttpEngine", json!("Tokio")),
             ("LogFormat", json!("xml")),
+            ("AdminHost", json!("example.com")),
         ] {
             let key = KEYS.iter().find(|key| key.name() == name).unwrap();
             let expected = format!("{name} is {value}: allowed is {}", key.allowed_text());
@@ -765,6 +995,89 @@ mod tests {
             };
             assert!(!shown.contains("hunter2"), "{shown}");
         }
+    }
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    fn admin(keys: Value, env: Option<&str>) -> Result<Option<AdminConfig>, String> {
+        let mut text = json!({"DSN": FILE_DSN});
+        text.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        let env = |name: &str| env.filter(|_| name == "IDALLOC_ADMIN_TOKEN").map(str::to_owned);
+        Config::from_json(&text.to_string(), &env)
+            .map(|config| config.admin)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_operators_port_needs_a_token_where_others_can_reach_it() {
+        for (host, others_can) in [
+            ("localhost", false),
+            ("127.0.0.9", false),
+            ("::1", false),
+            ("0.0.0.0", true),
+            ("10.0.0.1", true),
+        ] {
+            let with = |token: Value| admin(json!({"AdminHost": host, "AdminToken": token}), None);
+            assert!(with(TOKEN.into()).is_ok(), "{host}");
+            let without = admin(json!({"AdminHost": host}), None);
+            assert_eq!(without.is_err(), others_can, "{host}: {without:?}");
+            let error = without.err().unwrap_or_default();
+            assert!(!others_can || error.contains(host) && error.contains("IDALLOC_ADMIN_TOKEN"), "{error}");
+            assert_eq!(admin(json!({"AdminHost": host, "AdminPort": 0}), None), Ok(None), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_operators_token_is_checked_never_shown_and_overridden_by_the_environment() {
+        let token = |keys, env| admin(keys, env).map(|admin| admin.unwrap().token);
+        assert_eq!(token(json!({"AdminToken": TOKEN}), None), Ok(Some(Secret::new(TOKEN))));
+        let from_env = "a token of the environment".replace(' ', "-");
+        assert_eq!(
+            token(json!({"AdminToken": TOKEN}), Some(&from_env)),
+            Ok(Some(Secret::new(from_env.clone())))
+        );
+        let long = "x".repeat(256);
+        assert!(token(json!({"AdminToken": long}), None).is_ok());
+        let expected = "AdminToken is not as it must be: allowed is 16 to 256 visible ASCII characters";
+        for bad in
+            [json!("0123456789abcde"), json!(format!("{long}x")), json!("0123456789 abcdef"), json!(null)]
+        {
+            assert_eq!(token(json!({"AdminToken": bad}), None), Err(expected.to_owned()), "{bad}");
+        }
+        for bad in ["", "0123456789abcd\u{e9}"] {
+            let expected = expected.replace("AdminToken", "IDALLOC_ADMIN_TOKEN");
+            assert_eq!(token(json!({"AdminToken": TOKEN}), Some(bad)), Err(expected), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn access_tokens_are_checked_and_never_shown() {
+        let secret = "hunter2-hunter2-hunter2";
+        for good in [json!({secret: "*"}), json!({secret: []}), json!({secret: ["a"], TOKEN: ["a", "*"]})] {
+            let config = with("AccessTokens", &good).unwrap();
+            assert_eq!(config.access_tokens.as_ref().unwrap().0.len(), good.as_object().unwrap().len());
+            assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+        }
+        let many: Map<String, Value> = (0..=1000).map(|n| (format!("{secret}{n}"), json!("*"))).collect();
+        for bad in [
+            json!(null),
+            json!(secret),
+            json!([secret]),
+            json!({}),
+            json!({"hunter2": "*"}),
+            json!({secret: "a"}),
+            json!({secret: [1]}),
+            json!({secret: [""]}),
+            json!({"hunter2 hunter2 hunter2": "*"}),
+            json!(many),
+        ] {
+            let error = with("AccessTokens", &bad).unwrap_err().to_string();
+            assert!(error.starts_with("AccessTokens is not as it must be: allowed is an object"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let twice = format!(r#"{{"DSN": "a", "AccessTokens": {{"{secret}": "*", "{secret}": ["a"]}}}}"#);
+        let error = message(&twice);
+        assert!(error.contains("is given twice") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]

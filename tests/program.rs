@@ -114,6 +114,12 @@ fn every_configuration_error_names_the_key_the_value_and_what_is_allowed() {
     assert_holds(&with("HttpHost", json!("example.com")), &["HttpHost is \"example.com\"", "IP address"]);
     assert_holds(&with("HttpEngine", json!("nginx")), &["HttpEngine is \"nginx\"", "tokio or may_minihttp"]);
     assert_holds(&with("LogFormat", json!("xml")), &["LogFormat is \"xml\"", "text or json"]);
+    assert_holds(&with("AdminHost", json!("example.com")), &["AdminHost is \"example.com\"", "IP address"]);
+    assert_holds(&with("AdminHost", json!("::")), &["AdminHost is ::", "AdminToken", "IDALLOC_ADMIN_TOKEN"]);
+    assert_holds(&with("AdminPort", json!(-1)), &["AdminPort is -1", "0 to 65535"]);
+    assert_holds(&with("AdminToken", json!(SECRET)), &["AdminToken is not as it must be", "16 to 256"]);
+    assert_holds(&with("MetricsTags", json!(1001)), &["MetricsTags is 1001", "0 to 1000 tags"]);
+    assert_holds(&with("AccessTokens", json!({SECRET: "*"})), &["AccessTokens is not as it must be"]);
 }
 
 #[test]

@@ -24,10 +24,11 @@ pub struct Ended {
 }
 
 impl Run {
-    /// `idalloc` with these arguments, in `directory`, and without `IDALLOC_DSN`.
+    /// `idalloc` with these arguments, in `directory`, and without the variables that it reads.
     pub fn new(directory: &Path, args: &[&str]) -> Run {
         let mut command = Command::new(env!("CARGO_BIN_EXE_idalloc"));
-        command.args(args).current_dir(directory).env_remove("IDALLOC_DSN").env_remove("RUST_LOG");
+        command.args(args).current_dir(directory).env_remove("RUST_LOG");
+        command.env_remove("IDALLOC_DSN").env_remove("IDALLOC_ADMIN_TOKEN");
         Run { command }
     }
 

@@ -41,6 +41,7 @@ impl Setup {
         keys.insert("HttpPort".into(), 0.into());
         keys.insert("HttpHost".into(), "127.0.0.1".into());
         keys.insert("Workers".into(), 2.into());
+        keys.insert("AdminPort".into(), 0.into());
         Setup { keys, open_files: None }
     }
 
@@ -89,6 +90,7 @@ impl Setup {
             .arg(&config)
             .current_dir(dir.path())
             .env_remove("IDALLOC_DSN")
+            .env_remove("IDALLOC_ADMIN_TOKEN")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         if let Some((soft, hard)) = self.open_files {

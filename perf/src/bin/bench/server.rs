@@ -93,7 +93,7 @@ impl Server {
             let more: String = keys.iter().map(|(key, value)| format!(",\"{key}\":{value}")).collect();
             let (table, host) = (table(dir), "127.0.0.1");
             let json = format!(
-                r#"{{"DSN":"sqlite:{}","HttpHost":"{host}","HttpPort":{port},"Workers":1{more}}}"#,
+                r#"{{"DSN":"sqlite:{}","HttpHost":"{host}","HttpPort":{port},"AdminPort":0,"Workers":1{more}}}"#,
                 table.display()
             );
             fs::write(&config, json)?;
