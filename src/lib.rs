@@ -11,6 +11,8 @@ pub mod sync;
 #[cfg(not(loom))]
 pub mod config;
 #[cfg(not(loom))]
+pub mod counters;
+#[cfg(not(loom))]
 pub mod dsn;
 #[cfg(not(loom))]
 pub mod http;

@@ -11,6 +11,7 @@ use idalloc::alloc::watermark::Watermarks;
 use idalloc::alloc::{Allocator, AllocatorConfig, OnRegression, StoreFactory, sizing::Policy};
 use idalloc::config::{Identifier, TableSpec};
 use idalloc::dsn::Dsn;
+use idalloc::http::counters::Counters;
 use idalloc::http::handler::{Handler, Service};
 use idalloc::http::{Limits, engine_tokio::Engine};
 use support::server::Client;
@@ -39,6 +40,7 @@ fn a_panic_closes_its_connection_is_reported_and_frees_its_slot() {
         lease_max: 10,
         alloc_timeout: Duration::from_secs(5),
         draining: false.into(),
+        counters: Counters::default(),
     });
     // No configuration can ask for this: the deadline of a request that arrives in parts overflows, which panics.
     let limits = Limits {
@@ -53,7 +55,9 @@ fn a_panic_closes_its_connection_is_reported_and_frees_its_slot() {
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
     let handles = allocator.handles();
-    let engine = Engine::start(listener, limits, move || Handler::new(handles(), service.clone())).unwrap();
+    let engine =
+        Engine::start(listener, limits, service.clone(), move || Handler::new(handles(), service.clone()))
+            .unwrap();
     let panics = Arc::new(AtomicUsize::new(0));
     let counted = panics.clone();
     let print = std::panic::take_hook();

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use tracing::{debug, info, warn};
 
 use super::listing::{Lister, Listing, Missing, Visit};
+use super::monitor::{Monitor, Reservations};
 use super::refill::{Duty, RefillQueue, Refiller, StoreState, log_discarded};
 use super::sizing::{Latency, Policy};
 use super::tag::{Closed, Fault, Hunger, Need, Parked, Tag, TagHandle, Urgency, WaiterId};
@@ -24,7 +25,7 @@ use crate::store::{SegmentStore, StoreError};
 use crate::sync::lock;
 
 /// How long a tag's chain may be empty while a refill is under way before the node counts as unhealthy.
-const EMPTY_GRACE: Duration = Duration::from_millis(500);
+pub(super) const EMPTY_GRACE: Duration = Duration::from_millis(500);
 
 /// Opens one more session with the store; each thread that talks to it has its own.
 pub type StoreFactory = Arc<dyn Fn() -> Box<dyn SegmentStore> + Send + Sync>;
@@ -118,7 +119,7 @@ pub enum Health {
 
 /// All tags by name; never changed, only replaced.
 #[derive(Default)]
-pub(super) struct Directory(HashSet<ByName, RandomState>);
+pub struct Directory(HashSet<ByName, RandomState>);
 
 #[derive(Clone)]
 struct ByName(Arc<Tag>);
@@ -144,20 +145,28 @@ impl PartialEq for ByName {
 impl Eq for ByName {}
 
 impl Directory {
-    pub fn of(tags: impl Iterator<Item = Arc<Tag>>) -> Self {
+    pub(super) fn of(tags: impl Iterator<Item = Arc<Tag>>) -> Self {
         Self(tags.map(ByName).collect())
     }
 
+    /// The tag of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<Tag>> {
         self.0.get(name).map(|entry| &entry.0)
     }
 
+    /// All tags, in no particular order.
     pub fn tags(&self) -> impl Iterator<Item = &Arc<Tag>> {
         self.0.iter().map(|entry| &entry.0)
     }
 
+    /// How many tags there are.
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -171,6 +180,7 @@ pub(super) struct Shared {
     pub listing: Listing,
     pub watermarks: Watermarks,
     pub latency: Mutex<Latency>,
+    pub reservations: Reservations,
     pub store_state: StoreState,
     /// The tags to preload that no refill thread has tried yet.
     pub preloading: Mutex<Vec<Arc<Tag>>>,
@@ -189,6 +199,7 @@ impl Shared {
             queue: RefillQueue::default(),
             listing: Listing::default(),
             latency: Mutex::default(),
+            reservations: Reservations::default(),
             store_state: StoreState::default(),
             preloading: Mutex::default(),
             watched: Mutex::default(),
@@ -225,7 +236,7 @@ impl Shared {
         }
     }
 
-    fn health(&self) -> Health {
+    pub fn health(&self) -> Health {
         let now = Instant::now();
         if !self.has_started() {
             return Health::Starting;
@@ -299,6 +310,11 @@ impl Allocator {
     pub fn handles(&self) -> impl Fn() -> Handle + Send + Sync + 'static {
         let shared = self.shared.clone();
         move || Handle { shared: shared.clone(), tags: HashMap::default() }
+    }
+
+    /// An observer's end.
+    pub fn monitor(&self) -> Monitor {
+        Monitor::new(self.shared.clone())
     }
 
     /// Ends every tag, tells everybody who waits, and gives the store back what was never claimed, so that a restart

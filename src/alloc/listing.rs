@@ -178,7 +178,7 @@ impl Lister {
         match &outcome {
             Ok(_) => {
                 self.failures = 0;
-                self.shared.store_state.answered(Task::List);
+                self.shared.store_state.answered(Task::List, self.store.host());
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);

@@ -15,6 +15,8 @@ mod allocator;
 #[cfg(not(loom))]
 mod listing;
 #[cfg(not(loom))]
+pub mod monitor;
+#[cfg(not(loom))]
 mod refill;
 #[cfg(not(loom))]
 pub mod watermark;
@@ -22,9 +24,9 @@ pub mod watermark;
 pub use tag::Fault;
 
 #[cfg(not(loom))]
-pub use allocator::{
-    AllocError, Allocator, AllocatorConfig, Granted, Handle, Health, Ids, OnRegression, Outcome, Pending,
-    StoreFactory, Want,
-};
+use allocator::Shared;
 #[cfg(not(loom))]
-use allocator::{Directory, Shared};
+pub use allocator::{
+    AllocError, Allocator, AllocatorConfig, Directory, Granted, Handle, Health, Ids, OnRegression, Outcome,
+    Pending, StoreFactory, Want,
+};

@@ -4,10 +4,11 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{error, info, warn};
 
+use super::monitor::StoreStatus;
 use super::tag::{Discarded, Entry, Fault, Job, Tag, Urgency};
 use super::watermark::Refusal;
 use super::{OnRegression, Shared};
@@ -194,11 +195,21 @@ pub(super) struct StoreState {
     away: Mutex<Away>,
 }
 
-#[derive(Default)]
 struct Away {
     since: Option<Instant>,
     reserving: bool,
     listing: bool,
+    /// When it went away, or came back.
+    changed_at: SystemTime,
+    host: Option<Box<str>>,
+    last_error: Option<String>,
+}
+
+impl Default for Away {
+    fn default() -> Self {
+        let changed_at = SystemTime::now();
+        Self { since: None, reserving: false, listing: false, changed_at, host: None, last_error: None }
+    }
 }
 
 impl Away {
@@ -213,31 +224,47 @@ impl Away {
 impl StoreState {
     /// Takes note of a session's `failures` in a row; the log hears of a change only.
     pub fn failed(&self, task: Task, cause: &StoreError, failures: u32) {
+        let mut away = lock(&self.away);
+        away.last_error = Some(cause.to_string());
         if failures < FAILURES_LOGGED {
             return;
         }
-        let mut away = lock(&self.away);
         *away.task(task) = true;
         if away.since.is_none() {
             away.since = Some(Instant::now());
+            away.changed_at = SystemTime::now();
             warn!(%cause, "the store does not answer: serving from memory, and trying again");
         }
     }
 
-    /// Takes note that a task succeeded: the store is back when no task fails any more.
-    pub fn answered(&self, task: Task) {
+    /// Takes note that a task succeeded on `host`: the store is back when no task fails any more.
+    pub fn answered(&self, task: Task, host: Option<&str>) {
         let mut away = lock(&self.away);
         *away.task(task) = false;
+        if away.host.as_deref() != host {
+            away.host = host.map(Into::into);
+        }
         if !away.reserving
             && !away.listing
             && let Some(since) = away.since.take()
         {
+            away.changed_at = SystemTime::now();
             info!(away_ms = since.elapsed().as_millis() as u64, "the store answers again");
         }
     }
 
     pub fn is_away(&self) -> bool {
         lock(&self.away).since.is_some()
+    }
+
+    pub fn status(&self) -> StoreStatus {
+        let away = lock(&self.away);
+        StoreStatus {
+            answers: away.since.is_none(),
+            since: away.changed_at,
+            host: away.host.as_deref().map(str::to_owned),
+            last_error: away.last_error.clone(),
+        }
     }
 }
 
@@ -297,10 +324,12 @@ impl Refiller {
 
     fn reserve(&mut self, tag: &Tag, amount: i64) -> Result<IdRange, StoreError> {
         let asked = Instant::now();
-        let end = self.store.reserve(tag.name(), amount)?;
+        let answer = self.store.reserve(tag.name(), amount);
+        self.shared.reservations.observe(asked, &answer);
+        let end = answer?;
         lock(&self.shared.latency).observe(asked.elapsed());
         self.failures = 0;
-        self.shared.store_state.answered(Task::Reserve);
+        self.shared.store_state.answered(Task::Reserve, self.store.host());
         let start = end.checked_sub(amount).ok_or_else(|| {
             StoreError::Unexpected(format!("max_id {end} after {amount} IDs were reserved"))
         })?;
@@ -316,7 +345,10 @@ impl Refiller {
                 Ok(())
             }
             Err(Refusal::Behind(granted)) => self.regressed(tag, range, granted),
-            Err(Refusal::NotDurable(cause)) => Err(StoreError::Unexpected(cause.to_string())),
+            Err(Refusal::NotDurable(cause)) => {
+                self.shared.reservations.note_not_durable();
+                Err(StoreError::Unexpected(cause.to_string()))
+            }
         }
     }
 
@@ -326,6 +358,7 @@ impl Refiller {
             warn!(tag = tag.name(), ids = ?range, granted, "the store has gone back: raising max_id, as OnRegression says");
             return self.store.raise(tag.name(), granted);
         }
+        self.shared.reservations.note_fence();
         self.refuse(tag, Fault::Regression { granted });
         Ok(())
     }

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::sizing::{self, Demand, Pace, Policy};
 use crate::segment::{Claim, IdRange, Segment};
@@ -70,6 +70,11 @@ struct State {
     leased_end: Option<i64>,
     /// How many IDs were ever put into the chain.
     appended: u64,
+    /// How many of them were taken out again because the store had gone back.
+    withdrawn: u64,
+    /// How many IDs were ever reserved for one caller, and taken.
+    leased: u64,
+    newest: Option<Reserved>,
     step: i64,
     pace: Pace,
     /// By the order in which they came.
@@ -154,6 +159,51 @@ pub enum Hunger {
     Starving,
 }
 
+/// How a tag is doing. The states are in the order in which they want an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TagState {
+    /// The store has gone back behind what was granted: nothing is handed out.
+    Fenced,
+    /// The row is at fault.
+    Broken,
+    /// No ID below 2^63 is left in the store.
+    Exhausted,
+    /// Callers find no IDs, and have not for long or because refills fail.
+    Starving,
+    /// IDs are, or were, in memory.
+    Serving,
+    /// Nobody has asked for it yet.
+    Idle,
+}
+
+/// A tag at one moment, for its operator.
+#[derive(Debug, Clone)]
+pub struct TagFigures {
+    /// How it is doing.
+    pub state: TagState,
+    /// What is wrong with its row.
+    pub fault: Option<Fault>,
+    /// The row's step, as it was last read.
+    pub step: i64,
+    /// IDs in memory.
+    pub left: u64,
+    /// Segments with IDs in memory.
+    pub segments: usize,
+    /// IDs that this process has handed out.
+    pub issued: u64,
+    /// The newest reservation.
+    pub newest: Option<Reserved>,
+}
+
+/// A reservation that the store has granted.
+#[derive(Debug, Clone, Copy)]
+pub struct Reserved {
+    /// How many IDs.
+    pub amount: u64,
+    /// When.
+    pub at: SystemTime,
+}
+
 /// How soon a refill is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
@@ -218,6 +268,9 @@ impl Tag {
             history: VecDeque::new(),
             leased_end: None,
             appended: 0,
+            withdrawn: 0,
+            leased: 0,
+            newest: None,
             step,
             pace: Pace::new(now),
             waiters: BTreeMap::new(),
@@ -307,15 +360,27 @@ impl Tag {
     /// How badly the tag wants IDs. One that has some is taken off the watch list by its caller.
     pub fn hunger(&self, grace: Duration, now: Instant) -> Hunger {
         let mut state = self.lock();
-        match state.empty_since.filter(|_| !state.closed) {
-            None => {
-                state.on_watch = false;
-                Hunger::None
-            }
-            Some(since) if state.failures > 0 || state.fault.is_some() || now - since >= grace => {
-                Hunger::Starving
-            }
-            Some(_) => Hunger::Brief,
+        let hunger = state.hunger(grace, now);
+        state.on_watch &= hunger != Hunger::None;
+        hunger
+    }
+
+    /// What there is to know about the tag; `grace` is how long its chain may be empty before it starves.
+    pub fn figures(&self, grace: Duration, now: Instant) -> TagFigures {
+        let state = self.lock();
+        let (mut left, mut segments) = (0, 0);
+        for ids in self.chain(&state).iter().map(|segment| segment.left()).filter(|ids| *ids > 0) {
+            left += ids;
+            segments += 1;
+        }
+        TagFigures {
+            state: state.condition(grace, now),
+            fault: state.fault.clone(),
+            step: state.step,
+            left,
+            segments,
+            issued: state.appended - state.withdrawn - left + state.leased,
+            newest: state.newest,
         }
     }
 
@@ -442,6 +507,7 @@ impl Tag {
             return Some(Discarded(granted));
         }
         state.failures = 0;
+        state.newest = Some(Reserved { amount: granted.len(), at: SystemTime::now() });
         if granted.start < 0 {
             state.fail_all(Fault::NegativeMaxId);
             return Some(Discarded(granted));
@@ -460,9 +526,10 @@ impl Tag {
         let mut state = self.lock();
         let mut discarded = Vec::new();
         if matches!(fault, Fault::Regression { .. }) {
-            let chain = self.chain(&state).into_iter().map(|segment| segment.close());
+            let chain: Vec<_> = self.chain(&state).iter().map(|segment| segment.close()).collect();
+            state.withdrawn += chain.iter().map(|range| range.len()).sum::<u64>();
             let leases = state.waiters.values_mut().filter_map(|waiter| waiter.granted.take());
-            let ranges: Vec<_> = chain.chain(leases).filter(|range| !range.is_empty()).collect();
+            let ranges: Vec<_> = chain.into_iter().chain(leases).filter(|range| !range.is_empty()).collect();
             discarded.extend(ranges.into_iter().map(Discarded));
         }
         state.failures = state.failures.saturating_add(1);
@@ -631,6 +698,27 @@ fn step_fault(step: i64) -> Option<Fault> {
 }
 
 impl State {
+    fn hunger(&self, grace: Duration, now: Instant) -> Hunger {
+        match self.empty_since.filter(|_| !self.closed) {
+            None => Hunger::None,
+            Some(since) if self.failures > 0 || self.fault.is_some() || now - since >= grace => {
+                Hunger::Starving
+            }
+            Some(_) => Hunger::Brief,
+        }
+    }
+
+    fn condition(&self, grace: Duration, now: Instant) -> TagState {
+        match &self.fault {
+            Some(Fault::Regression { .. }) => TagState::Fenced,
+            Some(Fault::Step(_) | Fault::NegativeMaxId) => TagState::Broken,
+            Some(Fault::Exhausted) => TagState::Exhausted,
+            None if self.hunger(grace, now) == Hunger::Starving => TagState::Starving,
+            None if self.tail.is_none() => TagState::Idle,
+            None => TagState::Serving,
+        }
+    }
+
     /// Asks for a refill: which queue to put the tag into, if it has no entry there.
     fn request(&mut self, urgency: Urgency) -> Option<Urgency> {
         match self.refill {
@@ -670,6 +758,7 @@ impl State {
     fn take_lease(&mut self, id: Option<WaiterId>) -> Option<IdRange> {
         let range = self.waiters.get_mut(&id?)?.granted.take()?;
         self.leased_end = self.leased_end.max(Some(range.end));
+        self.leased += range.len();
         Some(range)
     }
 
@@ -945,6 +1034,42 @@ mod tests {
         tag.complete(Job::Lease(lease.unwrap(), 50), ids(100, 150));
         tag.take_lease(lease.unwrap()).unwrap();
         assert_eq!(tag.close().handed_out_end, Some(150));
+    }
+
+    /// Its state, the IDs in memory and in how many segments, and the IDs issued.
+    fn figures(tag: &Tag) -> (TagState, u64, usize, u64) {
+        let figures = tag.figures(Duration::ZERO, Instant::now());
+        (figures.state, figures.left, figures.segments, figures.issued)
+    }
+
+    #[test]
+    fn figures_count_what_was_handed_out_and_nothing_that_was_discarded() {
+        let tag = Arc::new(running(10));
+        assert_eq!(figures(&tag), (TagState::Idle, 0, 0, 0));
+        let (mut lease, mut one) = (None, None);
+        park(&tag, Need::Supply(1), &mut one);
+        assert_eq!(figures(&tag), (TagState::Starving, 0, 0, 0));
+        tag.unpark(one.unwrap());
+        tag.complete(Job::Extend(10), ids(0, 10));
+        tag.complete(Job::Extend(10), ids(20, 30));
+        assert_eq!(figures(&tag), (TagState::Serving, 19, 2, 0));
+        let mut handle = TagHandle::new(tag.clone());
+        handle.claim(9).unwrap();
+        handle.claim(3).unwrap();
+        assert_eq!(figures(&tag), (TagState::Serving, 7, 1, 12));
+        park(&tag, Need::Lease(50), &mut lease);
+        tag.complete(Job::Lease(lease.unwrap(), 50), ids(30, 80));
+        assert_eq!(figures(&tag).3, 12, "not before its caller has it");
+        assert_eq!(tag.figures(Duration::ZERO, Instant::now()).newest.unwrap().amount, 50);
+        tag.take_lease(lease.unwrap()).unwrap();
+        assert_eq!(figures(&tag), (TagState::Serving, 7, 1, 62));
+        tag.refuse(Fault::Regression { granted: 80 });
+        assert_eq!(figures(&tag), (TagState::Fenced, 0, 0, 62));
+        tag.observe_row(0, 80);
+        assert_eq!(figures(&tag).0, TagState::Broken);
+        tag.observe_row(1, 80);
+        tag.refuse(Fault::Exhausted);
+        assert_eq!(figures(&tag).0, TagState::Exhausted);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle};
@@ -19,7 +20,7 @@ use socket2::SockRef;
 use tracing::warn;
 
 use super::Limits;
-use super::handler::{Handler, Reply, Waiting, rejected, too_many_connections};
+use super::handler::{Handler, Reply, Service, Waiting, too_many_connections};
 use super::outgoing::unsent_bytes;
 use super::request::{Method, Outline, Reject, Version};
 use super::response::{Answer, COMMON_HEADERS, Delivery, Encoder, reason};
@@ -47,10 +48,11 @@ impl Engine {
     pub fn start(
         listener: TcpListener,
         limits: Limits,
+        service: Arc<Service>,
         new_handler: impl Fn() -> Handler + Send + 'static,
     ) -> io::Result<Self> {
         may::config().set_workers(limits.workers).set_stack_size(STACK_WORDS);
-        let connections = Arc::new(Connections::new(limits));
+        let connections = Arc::new(Connections::new(limits, service));
         let factory = Factory { connections: connections.clone(), new_handler };
         let address = listener.local_addr()?;
         // The crate binds by itself, and shares the port with whoever allows it (SO_REUSEPORT). That nobody else
@@ -84,7 +86,10 @@ impl Engine {
 /// is removed, under the lock, before the crate drops the socket: so a descriptor found here is not another's.
 struct Connections {
     limits: Limits,
+    service: Arc<Service>,
     open: Mutex<Open>,
+    /// As many as there are in `open`, for those who count.
+    open_count: Arc<AtomicUsize>,
     changed: Condvar,
 }
 
@@ -119,8 +124,10 @@ struct ActivityState {
 }
 
 impl Connections {
-    fn new(limits: Limits) -> Self {
-        Self { limits, open: Mutex::default(), changed: Condvar::new() }
+    fn new(limits: Limits, service: Arc<Service>) -> Self {
+        let open_count = Arc::<AtomicUsize>::default();
+        service.counters.connections.track(open_count.clone());
+        Self { limits, service, open: Mutex::default(), open_count, changed: Condvar::new() }
     }
 
     /// Registers a connection; false when it is one too many.
@@ -134,11 +141,20 @@ impl Connections {
         let now = Instant::now();
         let watch = Watch { activity, answered: 0, answered_at: now, unsent: 0, unsent_at: now };
         open.by_fd.insert(fd, watch);
+        // Relaxed: counts, no more.
+        self.open_count.store(open.by_fd.len(), Relaxed);
+        match refuse {
+            true => self.service.counters.connections.note_refused(),
+            false => self.service.counters.connections.note_accepted(),
+        }
         !refuse
     }
 
     fn remove(&self, fd: RawFd) {
-        lock(&self.open).by_fd.remove(&fd);
+        let mut open = lock(&self.open);
+        open.by_fd.remove(&fd);
+        self.open_count.store(open.by_fd.len(), Relaxed);
+        drop(open);
         self.changed.notify_all();
     }
 
@@ -279,8 +295,8 @@ impl Drop for Connection {
 impl HttpService for Connection {
     fn call(&mut self, request: MayRequest, response: &mut MayResponse) -> io::Result<()> {
         let (answer, delivery) = match self.ended {
-            true => (rejected(CLOSED), LAST),
-            false => self.answer(request).unwrap_or_else(|reject| (rejected(reject), LAST)),
+            true => (self.handler.rejected(CLOSED), LAST),
+            false => self.answer(request).unwrap_or_else(|reject| (self.handler.rejected(reject), LAST)),
         };
         self.respond(&answer, delivery, response);
         if !delivery.keep_alive {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::Limits;
-use super::handler::Handler;
+use super::handler::{Handler, Service};
 
 /// How often deadlines are looked at: none is kept more exactly.
 const TICK: Duration = Duration::from_millis(50);
@@ -44,6 +44,7 @@ impl Engine {
     pub fn start(
         listener: TcpListener,
         limits: Limits,
+        service: Arc<Service>,
         new_handler: impl Fn() -> Handler,
     ) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
@@ -52,12 +53,14 @@ impl Engine {
         for index in 0..limits.workers {
             let (connections, arrivals) = mpsc::unbounded_channel();
             let open = Arc::new(AtomicUsize::new(0));
+            service.counters.connections.track(open.clone());
             ports.push(WorkerPort { connections, open: open.clone() });
             let (handler, limits) = (new_handler(), limits.clone());
             let run = move || worker::Worker::new(handler, limits, open).run(arrivals);
             engine.spawn(format!("idalloc-http{index}"), || Ok(()), move |()| run())?;
         }
-        let run = move |listener| accept::Acceptor::new(ports, limits.connections_max).run(listener, stopped);
+        let acceptor = accept::Acceptor::new(ports, limits.connections_max, service);
+        let run = move |listener| acceptor.run(listener, stopped);
         engine.spawn("idalloc-accept".to_owned(), || accept::register(listener), run)?;
         Ok(engine)
     }

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
+
+use super::counters::{Counters, Route, Tally, Wait};
 use super::request::{Method, Reject, Request, parameter};
 use super::response::{Answer, ApiError};
 use crate::alloc::{AllocError, Granted, Handle, Health, Outcome, Pending, Want};
@@ -25,6 +28,8 @@ pub struct Service {
     pub alloc_timeout: Duration,
     /// Set when the server is told to stop: from then on `/health` and new claims get 503.
     pub draining: AtomicBool,
+    /// What is counted.
+    pub counters: Counters,
 }
 
 impl Service {
@@ -39,6 +44,14 @@ impl Service {
 pub struct Handler {
     handle: Handle,
     service: Arc<Service>,
+    tally: Arc<CachePadded<Tally>>,
+    tally_key: usize,
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        self.service.counters.end_tally(self.tally_key);
+    }
 }
 
 /// What a request comes to.
@@ -53,11 +66,13 @@ pub enum Reply {
 pub struct Waiting {
     pending: Pending,
     question: Question,
+    _wait: Wait,
 }
 
 /// How the outcome is to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Question {
+    route: Route,
     tag: Box<str>,
     form: Form,
 }
@@ -72,29 +87,11 @@ enum Form {
     Unclaimed,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
-    Alloc,
-    Segment,
-    Health,
-}
-
-impl Route {
-    /// Paths are compared as they were sent: `//alloc`, `/./alloc` and `/%61lloc` are other paths.
-    fn of(path: &str) -> Option<Self> {
-        match path {
-            "/alloc" => Some(Self::Alloc),
-            "/segment" => Some(Self::Segment),
-            "/health" => Some(Self::Health),
-            _ => None,
-        }
-    }
-}
-
 impl Handler {
     /// A handler that claims through `handle`.
     pub fn new(handle: Handle, service: Arc<Service>) -> Self {
-        Self { handle, service }
+        let (tally_key, tally) = service.counters.add_tally();
+        Self { handle, service, tally, tally_key }
     }
 
     /// What all handlers share.
@@ -102,13 +99,23 @@ impl Handler {
         &self.service
     }
 
+    /// Where this handler counts; for the thread that runs it.
+    pub fn tally(&self) -> &Arc<CachePadded<Tally>> {
+        &self.tally
+    }
+
     /// Answers `request`, or begins to wait for its IDs.
     #[inline]
     pub fn handle(&mut self, request: &Request<'_>) -> Reply {
-        self.try_handle(request).unwrap_or_else(|error| Reply::Now(Answer::Error(error)))
+        let route = Route::of(request.path);
+        let reply = self.try_handle(route, request).unwrap_or_else(|error| Reply::Now(Answer::Error(error)));
+        if let Reply::Now(answer) = &reply {
+            self.tally.answered(route, answer);
+        }
+        reply
     }
 
-    fn try_handle(&mut self, request: &Request<'_>) -> Result<Reply, ApiError> {
+    fn try_handle(&mut self, route: Route, request: &Request<'_>) -> Result<Reply, ApiError> {
         if request.method == Method::Options && request.path == "*" {
             return Ok(Reply::Now(Answer::Options(ALLOWED_METHODS)));
         }
@@ -116,11 +123,9 @@ impl Handler {
         if request.method == Method::Other {
             return Err(method_not_allowed());
         }
-        let route = Route::of(request.path).ok_or_else(unknown_path)?;
-        if request.method == Method::Options {
-            return Ok(Reply::Now(Answer::Options(ALLOWED_METHODS)));
-        }
         match route {
+            Route::Other => Err(unknown_path()),
+            _ if request.method == Method::Options => Ok(Reply::Now(Answer::Options(ALLOWED_METHODS))),
             Route::Alloc => self.alloc(request),
             Route::Segment => self.segment(request),
             Route::Health => self.health(request),
@@ -132,13 +137,13 @@ impl Handler {
         let tag = required_tag(request)?;
         let count = count(request, self.service.batch_max)?;
         if request.method == Method::Head {
-            return Ok(self.claim(&tag, Want::Left, Form::Unclaimed));
+            return Ok(self.claim(Route::Alloc, &tag, Want::Left, Form::Unclaimed));
         }
         match count {
-            Some(count) => Ok(self.claim(&tag, Want::Ids(count), Form::AsGranted)),
+            Some(count) => Ok(self.claim(Route::Alloc, &tag, Want::Ids(count), Form::AsGranted)),
             None => Ok(match self.handle.next_id(&tag) {
                 Some(id) => Reply::Now(Answer::Id(id)),
-                None => self.claim(&tag, Want::Ids(1), Form::Id),
+                None => self.claim(Route::Alloc, &tag, Want::Ids(1), Form::Id),
             }),
         }
     }
@@ -153,13 +158,13 @@ impl Handler {
             Method::Head => (Want::Left, Form::Unclaimed),
             _ => (Want::Lease(count), Form::AsGranted),
         };
-        Ok(self.claim(&tag, want, form))
+        Ok(self.claim(Route::Segment, &tag, want, form))
     }
 
     fn health(&mut self, request: &Request<'_>) -> Result<Reply, ApiError> {
         self.refuse_when_draining()?;
         match optional_tag(request)? {
-            Some(tag) => Ok(self.claim(&tag, Want::Left, Form::AsGranted)),
+            Some(tag) => Ok(self.claim(Route::Health, &tag, Want::Left, Form::AsGranted)),
             None => self.node_health(),
         }
     }
@@ -180,41 +185,52 @@ impl Handler {
         }
     }
 
-    fn claim(&mut self, tag: &str, want: Want, form: Form) -> Reply {
+    fn claim(&mut self, route: Route, tag: &str, want: Want, form: Form) -> Reply {
         match self.handle.claim(tag, want) {
             Outcome::Granted(granted) => Reply::Now(answer(granted, tag, form)),
             Outcome::Pending(pending) => {
-                Reply::Later(Waiting { pending, question: Question { tag: tag.into(), form } })
+                let question = Question { route, tag: tag.into(), form };
+                Reply::Later(Waiting { pending, question, _wait: self.service.counters.waits.begin() })
             }
         }
     }
 
     /// Looks whether `waiting` can be answered now; if not, the waker of `cx` is woken when to look again.
     pub fn poll(&mut self, waiting: &mut Waiting, cx: &mut Context<'_>) -> Poll<Answer> {
-        let Question { tag, form } = &waiting.question;
-        self.handle.poll(&mut waiting.pending, cx).map(|result| match result {
-            Ok(granted) => answer(granted, tag, *form),
-            Err(error) => Answer::Error(alloc_error(&error, tag)),
+        let Question { route, tag, form } = &waiting.question;
+        self.handle.poll(&mut waiting.pending, cx).map(|result| {
+            let answer = match result {
+                Ok(granted) => answer(granted, tag, *form),
+                Err(error) => Answer::Error(alloc_error(&error, tag)),
+            };
+            self.counted(*route, answer)
         })
     }
 
     /// The answer to a request that has waited for as long as it may.
     pub fn give_up(&self, waiting: Waiting) -> Answer {
         let waited_ms = self.service.alloc_timeout.as_millis();
-        let tag = &waiting.question.tag;
-        Answer::Error(unavailable(format!("no IDs for app_tag '{tag}' within {waited_ms} ms; try again")))
+        let Question { route, tag, .. } = &waiting.question;
+        let message = format!("no IDs for app_tag '{tag}' within {waited_ms} ms; try again");
+        self.counted(*route, Answer::Error(unavailable(message)))
     }
-}
 
-/// The answer to a request that cannot be served at all.
-pub fn rejected(reject: Reject) -> Answer {
-    Answer::Error(ApiError { status: reject.status, message: reject.message.to_owned(), header: None })
-}
+    /// The answer to a request that cannot be served at all.
+    pub fn rejected(&self, reject: Reject) -> Answer {
+        let error = ApiError { status: reject.status, message: reject.message.to_owned(), header: None };
+        self.counted(Route::Other, Answer::Error(error))
+    }
 
-/// The answer to a client that takes too long to send its request.
-pub fn too_slow() -> Answer {
-    let message = "the request did not arrive in time".to_owned();
-    Answer::Error(ApiError { status: 408, message, header: None })
+    /// The answer to a client that takes too long to send its request.
+    pub fn too_slow(&self) -> Answer {
+        let message = "the request did not arrive in time".to_owned();
+        self.counted(Route::Other, Answer::Error(ApiError { status: 408, message, header: None }))
+    }
+
+    fn counted(&self, route: Route, answer: Answer) -> Answer {
+        self.tally.answered(route, &answer);
+        answer
+    }
 }
 
 /// The answer to a connection too many.

@@ -1,5 +1,6 @@
 //! The HTTP server: an engine moves bytes, [`handler`] knows the API.
 
+pub mod counters;
 pub mod engine_may;
 pub mod engine_tokio;
 pub mod handler;
@@ -17,6 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::alloc::Allocator;
 use crate::config::{Config, HttpEngine};
+use counters::Counters;
 use handler::{Handler, Service};
 
 /// Connections that may wait to be accepted; the kernel lowers it to its own limit.
@@ -62,6 +64,7 @@ impl Server {
             lease_max: config.lease_max,
             alloc_timeout: config.alloc_timeout,
             draining: AtomicBool::new(false),
+            counters: Counters::default(),
         });
         let limits = Limits {
             workers: config.workers,
@@ -76,8 +79,12 @@ impl Server {
         let (new_handle, shared) = (allocator.handles(), service.clone());
         let new_handler = move || Handler::new(new_handle(), shared.clone());
         let engine = match config.http_engine {
-            HttpEngine::Tokio => Engine::Tokio(engine_tokio::Engine::start(listener, limits, new_handler)?),
-            HttpEngine::MayMinihttp => Engine::May(engine_may::Engine::start(listener, limits, new_handler)?),
+            HttpEngine::Tokio => {
+                Engine::Tokio(engine_tokio::Engine::start(listener, limits, service.clone(), new_handler)?)
+            }
+            HttpEngine::MayMinihttp => {
+                Engine::May(engine_may::Engine::start(listener, limits, service.clone(), new_handler)?)
+            }
         };
         Ok(Self { address, service, engine })
     }
@@ -85,6 +92,11 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What its handlers share: the counts, and whether it stops.
+    pub fn service(&self) -> Arc<Service> {
+        self.service.clone()
     }
 
     /// Stops listening, answers the requests that are under way, refuses new ones, and closes every connection, within `limit`.
@@ -99,7 +111,7 @@ impl Server {
 }
 
 /// A listening socket that no other process shares.
-fn listen(host: IpAddr, port: u16) -> io::Result<TcpListener> {
+pub(crate) fn listen(host: IpAddr, port: u16) -> io::Result<TcpListener> {
     let address = SocketAddr::new(host, port);
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Only lets a restarted server have the port of its predecessor's closed connections.

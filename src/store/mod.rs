@@ -39,6 +39,11 @@ pub struct StoreReport {
 
 /// One session with the store, used by one thread.
 pub trait SegmentStore: Send {
+    /// The host that the session is connected to; `None` if it is not, or if the store has no hosts.
+    fn host(&self) -> Option<&str> {
+        None
+    }
+
     /// Looks whether the table can be served: it is there, its columns are wide enough, and the settings
     /// that make a commit durable are on.
     ///

@@ -141,6 +141,10 @@ impl MySqlStore {
 }
 
 impl SegmentStore for MySqlStore {
+    fn host(&self) -> Option<&str> {
+        self.session.as_ref().map(|session| session.place.as_str())
+    }
+
     fn check(&mut self) -> Result<StoreReport, StoreError> {
         self.call(|Session { conn, place, .. }, table| {
             table.insist_on_columns(conn)?;

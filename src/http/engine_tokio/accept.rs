@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::WorkerPort;
-use crate::http::handler::too_many_connections;
+use crate::http::handler::{Service, too_many_connections};
 use crate::http::request::Version;
 use crate::http::response::{Delivery, Encoder};
 
@@ -30,14 +31,15 @@ const LINGERING_MAX: usize = 128;
 pub(super) struct Acceptor {
     ports: Vec<WorkerPort>,
     connections_max: usize,
+    service: Arc<Service>,
     failing: bool,
     refusing: bool,
     refusal_logged: Option<Instant>,
 }
 
 impl Acceptor {
-    pub fn new(ports: Vec<WorkerPort>, connections_max: usize) -> Self {
-        Self { ports, connections_max, failing: false, refusing: false, refusal_logged: None }
+    pub fn new(ports: Vec<WorkerPort>, connections_max: usize, service: Arc<Service>) -> Self {
+        Self { ports, connections_max, service, failing: false, refusing: false, refusal_logged: None }
     }
 
     /// Accepts until told to stop, and then those who had connected before.
@@ -65,12 +67,14 @@ impl Acceptor {
         let open: usize = self.ports.iter().map(|port| port.open.load(Relaxed)).sum();
         self.note_refusing(open >= self.connections_max);
         if self.refusing {
+            self.service.counters.connections.note_refused();
             if Rc::strong_count(lingering) <= LINGERING_MAX {
                 tokio::task::spawn_local(refuse(stream, lingering.clone()));
             }
             return;
         }
         let Some(port) = self.ports.iter().min_by_key(|port| port.open.load(Relaxed)) else { return };
+        self.service.counters.connections.note_accepted();
         port.open.fetch_add(1, Relaxed);
         if port.connections.send(stream).is_err() {
             port.open.fetch_sub(1, Relaxed);

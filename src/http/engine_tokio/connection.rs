@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::Slot;
 use super::worker::{Watch, Worker};
-use crate::http::handler::{Handler, Reply, Waiting, rejected, too_slow};
+use crate::http::handler::{Handler, Reply, Waiting};
 use crate::http::outgoing::unacknowledged_bytes;
 use crate::http::request::{Parsed, Parser, Reject, Version};
 use crate::http::response::{Answer, Delivery};
@@ -209,7 +209,8 @@ impl Connection {
                 if !self.reading {
                     return Ok(Turn::Close { linger: false });
                 }
-                self.worker.encoder.borrow_mut().encode(&too_slow(), LAST, output);
+                let answer = self.worker.handler.borrow().too_slow();
+                self.worker.encoder.borrow_mut().encode(&answer, LAST, output);
                 self.send(input, output).await?;
                 return Ok(Turn::Close { linger: true });
             }
@@ -260,7 +261,7 @@ impl Connection {
                     return Progress::NeedInput;
                 }
                 Err(reject) => {
-                    encoder.encode(&rejected(reject), LAST, output);
+                    encoder.encode(&handler.rejected(reject), LAST, output);
                     return Progress::Last;
                 }
             };
@@ -340,7 +341,7 @@ impl Connection {
         let mut read = pin!(self.stream.read_buf(&mut input.bytes));
         poll_fn(|cx| {
             Poll::Ready(match read.as_mut().poll(cx) {
-                Poll::Ready(received) => Some(received),
+                Poll::Ready(received) => Some(received.inspect(|bytes| self.worker.tally.received(*bytes))),
                 Poll::Pending => None,
             })
         })
@@ -356,7 +357,9 @@ impl Connection {
             false => read.as_mut().poll(cx).map(Some),
         });
         let Some(received) = received.await else { return Ok(false) };
-        self.end_of_input = received? == 0;
+        let bytes = received?;
+        self.worker.tally.received(bytes);
+        self.end_of_input = bytes == 0;
         Ok(true)
     }
 
@@ -366,7 +369,10 @@ impl Connection {
         while sent < output.len() {
             match self.stream.try_write(&output[sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(bytes) => sent += bytes,
+                Ok(bytes) => {
+                    self.worker.tally.sent(bytes);
+                    sent += bytes;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // This may take a while: meanwhile nothing is kept that is not needed.
                     output.drain(..mem::take(&mut sent));

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
+use crossbeam_utils::CachePadded;
 use slab::Slab;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -15,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::connection::{Buffers, Connection};
 use super::{Slot, TICK};
 use crate::http::Limits;
+use crate::http::counters::Tally;
 use crate::http::handler::{Handler, Service};
 use crate::http::request::{Memo, Method, Request};
 use crate::http::response::{Delivery, Encoder};
@@ -37,6 +39,7 @@ pub(super) struct Worker {
     pub memo: RefCell<Memo>,
     pub limits: Limits,
     pub service: Arc<Service>,
+    pub tally: Arc<CachePadded<Tally>>,
     open: Arc<AtomicUsize>,
     spare_buffers: RefCell<Vec<Buffers>>,
     watches: RefCell<Slab<Rc<Watch>>>,
@@ -124,6 +127,7 @@ impl Worker {
     pub fn new(handler: Handler, limits: Limits, open: Arc<AtomicUsize>) -> Self {
         Self {
             service: handler.service().clone(),
+            tally: handler.tally().clone(),
             handler: RefCell::new(handler),
             encoder: RefCell::default(),
             memo: RefCell::default(),

@@ -1,0 +1,208 @@
+//! What an operator may see of an allocator, and the counts that are kept for that.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::allocator::{EMPTY_GRACE, Shared};
+use super::tag::{Tag, TagFigures};
+use super::{Directory, Health};
+use crate::counters::{Histogram, HistogramReading};
+use crate::store::StoreError;
+use crate::sync::lock;
+
+/// The newest reservations, whose latencies are kept one by one: so many at most, and no older.
+const RECENT_MAX: usize = 1024;
+const RECENT_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// An observer's end of an allocator: it changes nothing, and holds up nobody for longer than a look at one tag takes.
+#[derive(Clone)]
+pub struct Monitor {
+    shared: Arc<Shared>,
+}
+
+/// Whether the store answers.
+#[derive(Debug, Clone)]
+pub struct StoreStatus {
+    /// Neither reserving nor listing fails.
+    pub answers: bool,
+    /// Since when that is so.
+    pub since: SystemTime,
+    /// The host that granted the newest reservation, or that was listed last; `None` for a store that has no hosts.
+    pub host: Option<String>,
+    /// The newest error, be it over or not. For operators: it may name a host.
+    pub last_error: Option<String>,
+}
+
+/// Every kind of reservation that failed, as [`ReservationFigures::failed`] counts them.
+pub const FAILURE_KINDS: [&str; 9] = [
+    "unavailable",
+    "read_only",
+    "contended",
+    "unknown_tag",
+    "overflow",
+    "schema",
+    "denied",
+    "unexpected",
+    "watermark",
+];
+
+/// Which of [`FAILURE_KINDS`] an error of the store is.
+fn kind(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Unavailable(_) => "unavailable",
+        StoreError::ReadOnly(_) => "read_only",
+        StoreError::Contended(_) => "contended",
+        StoreError::UnknownTag => "unknown_tag",
+        StoreError::Overflow { .. } => "overflow",
+        StoreError::Schema(_) => "schema",
+        StoreError::Denied(_) => "denied",
+        // A reservation writes no value that a column might not hold, and adds no row.
+        StoreError::Unexpected(_) | StoreError::TagExists(_) | StoreError::Invalid(_) => "unexpected",
+    }
+}
+
+/// What came of reservations, since the start.
+#[derive(Debug, Clone)]
+pub struct ReservationFigures {
+    /// How long those took that the store granted.
+    pub granted: HistogramReading,
+    /// How many failed, by [`FAILURE_KINDS`].
+    pub failed: [u64; FAILURE_KINDS.len()],
+    /// How often a tag was fenced because the store had gone back.
+    pub fences: u64,
+}
+
+/// The counts themselves.
+#[derive(Default)]
+pub(super) struct Reservations {
+    granted: Histogram,
+    failed: [AtomicU64; FAILURE_KINDS.len()],
+    fences: AtomicU64,
+    recent: Mutex<VecDeque<(Instant, Duration)>>,
+}
+
+impl Reservations {
+    /// Takes note of what the store said to one reservation.
+    pub fn observe<T>(&self, asked: Instant, answer: &Result<T, StoreError>) {
+        match answer {
+            Ok(_) => self.note_granted(asked),
+            Err(error) => self.note_failed(kind(error)),
+        }
+    }
+
+    fn note_granted(&self, asked: Instant) {
+        let now = Instant::now();
+        self.granted.observe(now - asked);
+        let mut recent = lock(&self.recent);
+        if recent.len() == RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back((now, now - asked));
+    }
+
+    /// What the store granted could not be made durable in the watermark file.
+    pub fn note_not_durable(&self) {
+        self.note_failed("watermark");
+    }
+
+    fn note_failed(&self, kind: &str) {
+        if let Some(index) = FAILURE_KINDS.iter().position(|known| *known == kind) {
+            // Relaxed: a count, no more.
+            self.failed[index].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A tag was fenced.
+    pub fn note_fence(&self) {
+        self.fences.fetch_add(1, Relaxed);
+    }
+
+    /// The latencies of the last seconds, the shortest first.
+    fn recent_latencies(&self, now: Instant) -> Vec<Duration> {
+        let mut recent = lock(&self.recent);
+        while recent.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > RECENT_AGE_MAX) {
+            recent.pop_front();
+        }
+        let mut latencies: Vec<_> = recent.iter().map(|(_, latency)| *latency).collect();
+        drop(recent);
+        latencies.sort_unstable();
+        latencies
+    }
+}
+
+impl Monitor {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Whether this node can serve.
+    pub fn health(&self) -> Health {
+        self.shared.health()
+    }
+
+    /// Whether the store answers.
+    pub fn store(&self) -> StoreStatus {
+        self.shared.store_state.status()
+    }
+
+    /// All tags, as they are now.
+    pub fn directory(&self) -> Arc<Directory> {
+        self.shared.directory.load_full()
+    }
+
+    /// What there is to know about one tag.
+    pub fn figures(&self, tag: &Tag, now: Instant) -> TagFigures {
+        tag.figures(EMPTY_GRACE, now)
+    }
+
+    /// What came of reservations.
+    pub fn reservations(&self) -> ReservationFigures {
+        let counts = &self.shared.reservations;
+        ReservationFigures {
+            granted: counts.granted.read(),
+            failed: std::array::from_fn(|kind| counts.failed[kind].load(Relaxed)),
+            fences: counts.fences.load(Relaxed),
+        }
+    }
+
+    /// The latencies of the reservations of the last ten seconds (the newest 1024 of them), the shortest first.
+    pub fn recent_latencies(&self, now: Instant) -> Vec<Duration> {
+        self.shared.reservations.recent_latencies(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_has_a_kind_that_is_counted() {
+        let text = String::new;
+        let errors = [
+            StoreError::Unavailable(text()),
+            StoreError::ReadOnly(text()),
+            StoreError::Contended(text()),
+            StoreError::UnknownTag,
+            StoreError::Overflow { max_id: 1 },
+            StoreError::Schema(text()),
+            StoreError::Denied(text()),
+            StoreError::Unexpected(text()),
+        ];
+        let counts = Reservations::default();
+        errors.into_iter().for_each(|error| counts.observe::<()>(Instant::now(), &Err(error)));
+        counts.note_not_durable();
+        assert!(counts.failed.iter().all(|count| count.load(Relaxed) == 1), "{:?}", counts.failed);
+    }
+
+    #[test]
+    fn only_the_newest_latencies_are_kept_and_none_for_long() {
+        let counts = Reservations::default();
+        let now = Instant::now();
+        (0..RECENT_MAX + 10).for_each(|_| counts.observe(now, &Ok(())));
+        assert_eq!(counts.recent_latencies(now).len(), RECENT_MAX);
+        assert_eq!(counts.granted.read().count(), RECENT_MAX as u64 + 10);
+        assert_eq!(counts.recent_latencies(now + 2 * RECENT_AGE_MAX), []);
+    }
+}
