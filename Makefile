@@ -1,6 +1,6 @@
 # The commands of this project. `make check` is what CI runs.
 
-.PHONY: build run test check lint loom simulation soak chaos galera deps perf-deps bench instructions clean
+.PHONY: build run test check lint loom simulation soak chaos galera e2e deps perf-deps bench instructions clean
 
 build:
 	cargo build --release
@@ -24,6 +24,11 @@ loom:
 # Three minutes of hostile clients beside honest ones; `make test` has a few seconds of it.
 soak:
 	IDALLOC_SOAK_SECONDS=180 cargo test --locked --release --test soak -- --nocapture
+
+# What needs more of Debian's packages than `make test` installs.
+e2e: deps
+	sh tests/install-e2e.sh
+	cargo test --locked --features e2e --test 'e2e_*'
 
 # Ten thousand seeds of the allocator's simulation; `make test` runs as many as fit into 15 s.
 simulation:

@@ -82,6 +82,9 @@ pub enum RunError {
     /// The server cannot listen.
     #[error("cannot serve on {address}: {cause}")]
     Listen { address: String, cause: io::Error },
+    /// The operator's port cannot be had.
+    #[error("cannot serve operators on {address}: {cause}; AdminPort names another port, or none if 0")]
+    ListenAdmin { address: String, cause: io::Error },
     /// The system refuses something basic.
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),

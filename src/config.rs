@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::alloc::OnRegression;
 use crate::alloc::sizing::Policy;
@@ -326,6 +326,12 @@ impl Identifier {
 }
 
 impl TableSpec {
+    /// The table's name as the configuration has it.
+    pub fn shown(&self) -> String {
+        let database = self.database.iter().map(|database| format!("{}.", database.as_str()));
+        database.chain([self.name.as_str().to_owned()]).collect()
+    }
+
     /// The table's name for SQL, with its database if it has one.
     pub fn quoted(&self) -> String {
         let name = self.name.quoted();
@@ -463,6 +469,62 @@ impl Config {
             access_tokens: file.access_tokens()?,
             admin: file.admin(env)?,
         })
+    }
+}
+
+impl Config {
+    /// Every key with its value in use, for operators. Of secrets it only says whether there are any.
+    pub fn shown(&self) -> Value {
+        let hidden = |is_there: bool| is_there.then_some("***");
+        let ms = |duration: Duration| duration.as_millis() as u64;
+        let admin = self.admin.as_ref();
+        let engine = match self.http_engine {
+            HttpEngine::Tokio => "tokio",
+            HttpEngine::MayMinihttp => "may_minihttp",
+        };
+        let on_regression = match self.on_regression {
+            OnRegression::Refuse => "refuse",
+            OnRegression::Advance => "advance",
+        };
+        let log_format = match self.log_format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        let mut shown = json!({
+            DSN.name: self.dsn.to_string(),
+            TABLE.name: self.table.shown(),
+            TAG_COLUMN.name: self.table.tag_column.as_str(),
+            HTTP_HOST.name: self.http_host.to_string(),
+            HTTP_PORT.name: self.http_port,
+            HTTP_READ_TIMEOUT.name: ms(self.http_read_timeout),
+            HTTP_WRITE_TIMEOUT.name: ms(self.http_write_timeout),
+            HTTP_IDLE_TIMEOUT.name: ms(self.http_idle_timeout),
+            HTTP_ENGINE.name: engine,
+            WORKERS.name: self.workers,
+            MAX_CONNECTIONS.name: self.connections_max,
+            ALLOC_TIMEOUT.name: ms(self.alloc_timeout),
+            MAX_BATCH.name: self.batch_max,
+            MAX_LEASE.name: self.lease_max,
+            REFILL_THREADS.name: self.refill_threads,
+            PRELOAD_TAGS.name: self.preload_tags,
+        });
+        let rest = json!({
+            TAG_RELOAD_SECONDS.name: self.tag_reload.as_secs(),
+            SEGMENT_SECONDS.name: self.policy.segment_seconds as u64,
+            MAX_STEP_FACTOR.name: self.policy.step_factor_max,
+            WATERMARK_PATH.name: self.watermark_path,
+            ON_REGRESSION.name: on_regression,
+            LOG_FORMAT.name: log_format,
+            ACCESS_TOKENS.name: hidden(self.access_tokens.is_some()),
+            ADMIN_HOST.name: admin.map(|admin| admin.host),
+            ADMIN_PORT.name: admin.map_or(0, |admin| admin.port),
+            ADMIN_TOKEN.name: hidden(admin.is_some_and(|admin| admin.token.is_some())),
+            METRICS_TAGS.name: admin.map(|admin| admin.metrics_tags),
+        });
+        if let (Value::Object(shown), Value::Object(rest)) = (&mut shown, rest) {
+            shown.extend(rest);
+        }
+        shown
     }
 }
 
@@ -726,8 +788,6 @@ impl<'de> Visitor<'de> for MemberVisitor {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     const FILE_DSN: &str = "sqlite:a.db";
@@ -1078,6 +1138,24 @@ mod tests {
         let twice = format!(r#"{{"DSN": "a", "AccessTokens": {{"{secret}": "*", "{secret}": ["a"]}}}}"#);
         let error = message(&twice);
         assert!(error.contains("is given twice") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn what_is_shown_names_every_key_and_is_accepted_again_but_for_secrets() {
+        let text = json!({
+            "DSN": "hunter2:hunter2@tcp(h)/db", "table": "ids.t$1", "HttpPort": 14, "AdminToken": "hunter2-hunter2-hunter2",
+            "AccessTokens": {"hunter2-hunter2-hunter2": "*"}, "LogFormat": "json", "MetricsTags": 3
+        });
+        let config = parse(&text.to_string()).unwrap();
+        let mut shown = config.shown();
+        assert!(!shown.to_string().contains("hunter2"), "{shown}");
+        let names: BTreeSet<_> = shown.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(names, KEYS.iter().map(Key::name).collect());
+        for secret in ["DSN", "AdminToken", "AccessTokens"] {
+            assert!(shown[secret].is_string(), "{secret}");
+            shown[secret] = text[secret].clone();
+        }
+        assert_eq!(parse(&shown.to_string()), Ok(config));
     }
 
     #[test]

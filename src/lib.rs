@@ -9,6 +9,8 @@ pub mod segment;
 pub mod sync;
 
 #[cfg(not(loom))]
+pub mod admin;
+#[cfg(not(loom))]
 pub mod config;
 #[cfg(not(loom))]
 pub mod counters;

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use idalloc::admin::Port;
 use idalloc::alloc::watermark::Watermarks;
 use idalloc::alloc::{Allocator, AllocatorConfig, StoreFactory};
 use idalloc::config::Config;
 use idalloc::http::Server;
 use idalloc::store::{self, StoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{RunError, load, watermarks};
 use crate::{logging, memory};
@@ -43,6 +44,7 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
 
+    let admin_port = bind_admin(&config)?;
     let Some(allocator) = runtime.block_on(start_unless_stopped(&config, watermarks, &mut signals))? else {
         return Ok(());
     };
@@ -51,6 +53,13 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     let server = Server::start(&config, &allocator, memory::trim).map_err(listen_error)?;
     // Who started this server need not be listening.
     let _ = writeln!(io::stdout(), "server started at: {}", shown(server.address()));
+    if let Some(port) = admin_port {
+        let _ = writeln!(io::stdout(), "operator's port at: {}", shown(port.address()));
+        let serving = port.serve(config, allocator.monitor(), server.service());
+        runtime.spawn(async {
+            serving.await.inspect_err(|error| error!(%error, "the operator's port is closed"))
+        });
+    }
 
     runtime.block_on(signals.next());
     info!("stopping: no new connections, answering what is under way");
@@ -70,6 +79,12 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
         }
     });
     Ok(())
+}
+
+fn bind_admin(config: &Config) -> Result<Option<Port>, RunError> {
+    let Some(admin) = &config.admin else { return Ok(None) };
+    let address = format!("{}:{}", admin.host, admin.port);
+    Port::bind(admin).map(Some).map_err(|cause| RunError::ListenAdmin { address, cause })
 }
 
 /// MaxConnections, or less where the system allows fewer files: a connection is one. The soft limit is often 1024, for the

@@ -14,6 +14,7 @@ use rlimit::Resource;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::mariadb::free_port;
 use super::program::{Ended, Run};
 
 /// How long anything may take that a test waits for.
@@ -23,6 +24,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Server {
     child: Child,
     port: u16,
+    admin_port: Option<u16>,
     log: Receiver<String>,
     _dir: TempDir,
 }
@@ -31,6 +33,7 @@ pub struct Server {
 pub struct Setup {
     keys: serde_json::Map<String, Value>,
     open_files: Option<(u64, u64)>,
+    with_admin: bool,
 }
 
 impl Setup {
@@ -42,7 +45,7 @@ impl Setup {
         keys.insert("HttpHost".into(), "127.0.0.1".into());
         keys.insert("Workers".into(), 2.into());
         keys.insert("AdminPort".into(), 0.into());
-        Setup { keys, open_files: None }
+        Setup { keys, open_files: None, with_admin: false }
     }
 
     /// The embedded store, in this file.
@@ -53,6 +56,12 @@ impl Setup {
     /// With this key of config.json.
     pub fn key(mut self, name: &str, value: impl Into<Value>) -> Setup {
         self.keys.insert(name.into(), value.into());
+        self
+    }
+
+    /// With the operator's port, on any free port.
+    pub fn admin(mut self) -> Setup {
+        self.with_admin = true;
         self
     }
 
@@ -80,7 +89,22 @@ impl Setup {
     }
 
     /// Starts it, and waits until it listens.
-    pub fn start(self) -> Server {
+    pub fn start(mut self) -> Server {
+        loop {
+            if self.with_admin {
+                self.keys.insert("AdminPort".into(), free_port().into());
+            }
+            match self.try_start() {
+                Ok(server) => return server,
+                // Somebody else has taken the free port meanwhile.
+                Err(log) if self.with_admin && log.iter().any(|line| line.contains("serve operators")) => {}
+                Err(log) => panic!("not started; log: {log:?}"),
+            }
+        }
+    }
+
+    /// What it logged, if it does not start.
+    fn try_start(&self) -> Result<Server, Vec<String>> {
         let dir = tempfile::tempdir().expect("a directory");
         let config = dir.path().join("config.json");
         std::fs::write(&config, json!(self.keys).to_string()).expect("write the configuration");
@@ -105,9 +129,16 @@ impl Setup {
         let port =
             started.trim().strip_prefix("server started at: localhost:").and_then(|port| port.parse().ok());
         let Some(port) = port else {
-            panic!("not started: {started:?}; log: {:?}", log.iter().collect::<Vec<_>>());
+            let _ = child.wait();
+            return Err(log.iter().collect());
         };
-        Server { child, port, log, _dir: dir }
+        let admin_port = self.with_admin.then(|| {
+            let mut line = String::new();
+            output.read_line(&mut line).expect("its second line");
+            let port = line.trim().strip_prefix("operator's port at: localhost:");
+            port.and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("no operator's port: {line:?}"))
+        });
+        Ok(Server { child, port, admin_port, log, _dir: dir })
     }
 }
 
@@ -126,6 +157,16 @@ fn follow(log: ChildStderr) -> Receiver<String> {
 impl Server {
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The operator's port, for a server that was set up with one.
+    pub fn admin_port(&self) -> u16 {
+        self.admin_port.expect("a server with an operator's port")
+    }
+
+    /// A connection to the operator's port.
+    pub fn admin(&self) -> Client {
+        Client::connect(self.admin_port())
     }
 
     pub fn pid(&self) -> u32 {
@@ -293,6 +334,20 @@ impl Client {
     pub fn get(&mut self, target: &str) -> Response {
         self.send(&format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"));
         self.receive()
+    }
+
+    /// One request to the operator's port, with these headers beside Host, and this body if it is not empty.
+    pub fn ask_admin(&mut self, method: &str, target: &str, headers: &[&str], body: &str) -> Response {
+        let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+        let length =
+            if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        self.send(&format!("{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n{headers}{length}\r\n{body}"));
+        self.receive()
+    }
+
+    /// One GET from the operator's port.
+    pub fn get_admin(&mut self, target: &str) -> Response {
+        self.ask_admin("GET", target, &[], "")
     }
 
     /// One GET on a connection that the server may close, and before the first byte of an answer only: `None` then.

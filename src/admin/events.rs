@@ -1,0 +1,209 @@
+//! What the node does, second by second: measured once, kept for a while, and sent to everybody who looks on.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Sse;
+use axum::response::sse::Event;
+use futures_util::stream::{Stream, unfold};
+use serde::Serialize;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Admin;
+use super::overview::TagCounts;
+use super::problem::Problem;
+use super::status::{NodeHealth, epoch_ms, tag_counts};
+use super::tags::rounded;
+use crate::sync::lock;
+
+/// How often a sample is taken, and how many are kept.
+const PERIOD: Duration = Duration::from_secs(1);
+const HISTORY_SAMPLES: usize = 300;
+/// The most streams: they keep their connections, and the others must find a place too.
+const STREAMS_MAX: usize = 32;
+/// A client that falls behind by more samples misses some.
+const BACKLOG_SAMPLES: usize = 16;
+
+/// The samples of the last minutes, as JSON, and those who look on.
+pub struct Events {
+    history: Mutex<VecDeque<Arc<str>>>,
+    live: broadcast::Sender<Arc<str>>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            history: Mutex::default(),
+            live: broadcast::Sender::new(BACKLOG_SAMPLES),
+            places: Arc::new(Semaphore::new(STREAMS_MAX)),
+        }
+    }
+}
+
+/// What one sample says.
+#[derive(Debug, Serialize)]
+struct Sample {
+    t_ms: u64,
+    ids_per_s: f64,
+    requests_per_s: f64,
+    /// Claims that wait now.
+    waiting: usize,
+    reservation_p50_ms: Option<f64>,
+    reservation_p99_ms: Option<f64>,
+    reservations_per_s: f64,
+    connections: usize,
+    #[serde(flatten)]
+    health: NodeHealth,
+    tags: TagCounts,
+}
+
+/// What rates are made of.
+struct Counts {
+    at: Instant,
+    ids: u64,
+    requests: u64,
+    reservations: u64,
+}
+
+impl Counts {
+    fn now(admin: &Admin) -> Self {
+        let totals = admin.service.counters.totals();
+        Self {
+            at: Instant::now(),
+            ids: totals.ids,
+            requests: totals.requests(),
+            reservations: admin.monitor.reservations().granted.count(),
+        }
+    }
+}
+
+impl Sample {
+    fn new(admin: &Admin, before: &Counts, now: &Counts) -> Self {
+        let seconds = (now.at - before.at).as_secs_f64().max(0.001);
+        let per_s = |before: u64, now: u64| rounded(now.saturating_sub(before) as f64 / seconds);
+        let latencies = admin.monitor.recent_latencies(now.at);
+        Self {
+            t_ms: epoch_ms(SystemTime::now()),
+            ids_per_s: per_s(before.ids, now.ids),
+            requests_per_s: per_s(before.requests, now.requests),
+            waiting: admin.service.counters.waits.waiting(),
+            reservation_p50_ms: percentile_ms(&latencies, 50),
+            reservation_p99_ms: percentile_ms(&latencies, 99),
+            reservations_per_s: per_s(before.reservations, now.reservations),
+            connections: admin.service.counters.connections.open(),
+            health: NodeHealth::of(admin),
+            tags: tag_counts(admin),
+        }
+    }
+}
+
+/// The smallest of `sorted` that `percent` of them do not exceed.
+fn percentile_ms(sorted: &[Duration], percent: usize) -> Option<f64> {
+    let index = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    sorted.get(index).map(|latency| rounded(latency.as_secs_f64() * 1000.0))
+}
+
+/// Takes samples for as long as it is polled.
+pub async fn sample(admin: Arc<Admin>) {
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    let mut before = Counts::now(&admin);
+    loop {
+        ticks.tick().await;
+        let now = Counts::now(&admin);
+        // Numbers and texts: this cannot fail.
+        let sample = serde_json::to_string(&Sample::new(&admin, &before, &now)).unwrap_or_default();
+        admin.events.publish(sample.into());
+        before = now;
+    }
+}
+
+impl Events {
+    fn publish(&self, sample: Arc<str>) {
+        let mut history = lock(&self.history);
+        if history.len() == HISTORY_SAMPLES {
+            history.pop_front();
+        }
+        history.push_back(sample.clone());
+        // Under the lock, so that nobody gets it twice. An error means that nobody looks on.
+        let _ = self.live.send(sample);
+    }
+
+    /// All samples that are kept, as an array, and the way to those that follow.
+    fn follow(&self) -> (String, broadcast::Receiver<Arc<str>>) {
+        let history = lock(&self.history);
+        let samples: Vec<&str> = history.iter().map(AsRef::as_ref).collect();
+        (format!("[{}]", samples.join(",")), self.live.subscribe())
+    }
+}
+
+/// `GET /api/events`
+pub async fn events(
+    State(admin): State<Arc<Admin>>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let place = admin.events.places.clone().try_acquire_owned().map_err(|_| {
+        let message = format!("{STREAMS_MAX} clients follow events already: try again");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    })?;
+    let (history, samples) = admin.events.follow();
+    let client = Client { history: Some(history), samples, _place: place };
+    Ok(Sse::new(unfold(client, |mut client| async {
+        let event = client.next().await?;
+        Some((Ok(event), client))
+    })))
+}
+
+struct Client {
+    history: Option<String>,
+    samples: broadcast::Receiver<Arc<str>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Client {
+    async fn next(&mut self) -> Option<Event> {
+        if let Some(history) = self.history.take() {
+            return Some(Event::default().event("history").data(history));
+        }
+        loop {
+            match self.samples.recv().await {
+                Ok(sample) => return Some(Event::default().event("sample").data(&*sample)),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_samples() {
+        let ms: Vec<_> = (1..=100).map(Duration::from_millis).collect();
+        assert_eq!((percentile_ms(&ms, 50), percentile_ms(&ms, 99)), (Some(50.0), Some(99.0)));
+        assert_eq!(percentile_ms(&ms[..1], 50), Some(1.0));
+        assert_eq!(percentile_ms(&ms[..3], 99), Some(3.0));
+        assert_eq!(percentile_ms(&[], 50), None);
+    }
+
+    #[test]
+    fn the_history_is_bounded_and_whoever_follows_misses_nothing_and_gets_nothing_twice() {
+        let events = Events::default();
+        (0..HISTORY_SAMPLES + 5).for_each(|n| events.publish(n.to_string().into()));
+        let (history, mut live) = events.follow();
+        let history: Vec<usize> = serde_json::from_str(&history).unwrap();
+        assert_eq!(history, (5..HISTORY_SAMPLES + 5).collect::<Vec<_>>());
+        events.publish("next".into());
+        assert_eq!(&*live.try_recv().unwrap(), "next");
+        assert!(live.try_recv().is_err());
+    }
+}

@@ -1,0 +1,104 @@
+//! The listening socket and its connections.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
+use tracing::warn;
+
+use super::{Admin, events, router};
+use crate::alloc::monitor::Monitor;
+use crate::config::{AdminConfig, Config};
+use crate::http::handler::Service;
+use crate::http::listen;
+
+/// The most connections; one more is closed at once.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a head may take to arrive, and so how long a connection may be idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take nothing of an answer, or of a stream.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a connection buffers of a request, and so the longest head.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// The pause after accepting failed for want of descriptors or memory; without it the loop would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// The operator's port: bound, and not yet served.
+pub struct Port {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+    config: AdminConfig,
+}
+
+impl Port {
+    /// Listens where `config` says.
+    ///
+    /// # Errors
+    /// The address is in use, not of this machine, or not permitted.
+    pub fn bind(config: &AdminConfig) -> io::Result<Self> {
+        let listener = listen(config.host, config.port)?;
+        Ok(Self { address: listener.local_addr()?, listener, config: config.clone() })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves it for as long as it is polled, on the runtime that polls it.
+    ///
+    /// # Errors
+    /// The runtime cannot take the socket.
+    pub async fn serve(self, config: Config, monitor: Monitor, service: Arc<Service>) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.listener)?;
+        let admin = Arc::new(Admin::new(config, self.config, monitor, service));
+        tokio::spawn(events::sample(admin.clone()));
+        let router = router(admin);
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut failing = false;
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    failing = false;
+                    // Closed at once, for want of a place: whoever comes next may find one.
+                    let Ok(place) = places.clone().try_acquire_owned() else { continue };
+                    let router = router.clone();
+                    tokio::spawn(async move {
+                        serve_connection(stream, router).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!(%error, "cannot accept connections on the operator's port; trying again");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, router: Router) {
+    // An error means that the client is gone already.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let mut stream = Box::pin(TimeoutStream::new(stream));
+    stream.as_mut().set_write_timeout_pinned(Some(WRITE_TIMEOUT));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // An error is the client's: it was slow, or sent what is no HTTP, or went away.
+    let _ = connection.await;
+}

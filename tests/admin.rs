@@ -1,0 +1,638 @@
+//! The operator's port over real sockets.
+
+#[macro_use]
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::mariadb::{MariaDb, free_port};
+use support::server::{Client, PATIENCE, Response, Server, Setup};
+
+const TOKEN: &str = "hunter2-hunter2-hunter2";
+
+on_each_engine! {
+    figures_say_what_was_served
+    a_claim_that_waits_is_measured
+}
+
+fn embedded(directory: &Path) -> Setup {
+    Setup::embedded(&directory.join("ids.db")).admin()
+}
+
+/// A server on a file of its own that is ready.
+fn ready(directory: &Path) -> Server {
+    let server = embedded(directory).start();
+    server.await_status("/health", 200);
+    server
+}
+
+/// Adds rows to the embedded store, whose table a server has made before.
+fn add_rows(directory: &Path, rows: impl Iterator<Item = (String, i64)>) {
+    let mut file = rusqlite::Connection::open(directory.join("ids.db")).unwrap();
+    file.busy_timeout(PATIENCE).unwrap();
+    let adding = file.transaction().unwrap();
+    for (tag, step) in rows {
+        let sql = "INSERT INTO segments (app_tag, max_id, step) VALUES (?1, 0, ?2)";
+        adding.execute(sql, rusqlite::params![tag, step]).unwrap();
+    }
+    adding.commit().unwrap();
+}
+
+/// Makes the table, with these rows beside the first.
+fn with_rows(directory: &Path, rows: impl Iterator<Item = (String, i64)>) {
+    Setup::embedded(&directory.join("ids.db")).start().await_status("/health", 200);
+    add_rows(directory, rows);
+}
+
+fn get(server: &Server, target: &str) -> Response {
+    server.admin().get_admin(target)
+}
+
+fn json_of(server: &Server, target: &str) -> Value {
+    let response = get(server, target);
+    assert_eq!(response.status, 200, "{target}: {response:?}");
+    assert_eq!(response.headers["content-type"], "application/json", "{target}");
+    response.json()
+}
+
+fn await_json(server: &Server, target: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = get(server, target).json();
+        if is_it(&answer) {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{target} stays at {answer}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+// ---- how the node is doing ----
+
+#[test]
+fn a_node_that_serves_says_so_with_everything_an_operator_asks() {
+    let directory = tempfile::tempdir().unwrap();
+    let server =
+        embedded(directory.path()).key("AccessTokens", json!({TOKEN: "*"})).key("LogFormat", "json").start();
+    server.await_status("/health", 200);
+    assert_eq!(json_of(&server, "/livez"), json!({"live": true}));
+    assert_eq!(json_of(&server, "/readyz"), json!({"ready": true, "not_ready": []}));
+    let status = json_of(&server, "/api/status");
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        (&status["health"], &status["health_detail"], &status["engine"]),
+        (&json!("serving"), &json!(null), &json!("tokio"))
+    );
+    let store = &status["store"];
+    assert_eq!(
+        (&store["kind"], &store["host"], &store["state"]),
+        (&json!("sqlite"), &json!(null), &json!("answering"))
+    );
+    assert_eq!(store["last_error"], json!(null));
+    assert!(store["since_ms"].as_u64().is_some_and(|ms| ms > 1_700_000_000_000), "{store}");
+    assert_eq!(status["tags"], json!({"total": 1, "fenced": 0, "broken": 0, "exhausted": 0, "starving": 0}));
+    assert_eq!(status["config"]["LogFormat"], "json");
+    assert_eq!(status["config"]["AccessTokens"], "***");
+    assert_eq!(status["config"]["AdminPort"], server.admin_port());
+    assert!(!status.to_string().contains(TOKEN));
+}
+
+#[test]
+fn a_node_whose_store_never_answered_is_alive_and_not_ready() {
+    let port = free_port();
+    let server = Setup::on(&format!("root:{TOKEN}@tcp(127.0.0.1:{port})/db?timeout=1s")).admin().start();
+    assert_eq!(get(&server, "/livez").status, 200);
+    let ready = get(&server, "/readyz");
+    assert_eq!(
+        (ready.status, ready.json()),
+        (503, json!({"ready": false, "not_ready": ["tags not loaded"]}))
+    );
+    let status = await_json(&server, "/api/status", |status| status["store"]["state"] == "away");
+    assert_eq!(
+        (&status["health"], &status["health_detail"]),
+        (&json!("starting"), &json!("tags not loaded"))
+    );
+    let error = status["store"]["last_error"].as_str().unwrap();
+    assert!(error.contains(&format!("127.0.0.1:{port}")) && !status.to_string().contains(TOKEN), "{status}");
+}
+
+#[test]
+fn a_store_that_goes_and_comes_back_is_seen() {
+    let database = MariaDb::start();
+    let dsn = format!("{}?timeout=1s", database.dsn());
+    let server = Setup::on(&dsn).admin().key("TagReloadSeconds", 1).start();
+    server.await_status("/health", 200);
+    let status = json_of(&server, "/api/status");
+    assert_eq!(status["store"]["host"], format!("127.0.0.1:{}", database.port()));
+    database.kill();
+    let away = await_json(&server, "/api/status", |status| status["store"]["state"] == "away");
+    assert_eq!(away["health"], "serving", "from memory");
+    assert!(get(&server, "/metrics").body.contains("\nidalloc_store_up 0\n"));
+    database.restart();
+    let back = await_json(&server, "/api/status", |status| status["store"]["state"] == "answering");
+    assert!(back["store"]["since_ms"].as_u64() >= away["store"]["since_ms"].as_u64());
+    assert!(back["store"]["last_error"].is_string(), "the last one is remembered");
+}
+
+#[test]
+fn a_node_that_stops_is_not_ready_and_still_answers_its_operator() {
+    let database = MariaDb::start();
+    let mut lock = database.conn();
+    let server = Setup::on(&database.dsn()).admin().key("PreloadTags", 0).key("AllocTimeout", 60_000).start();
+    server.await_status("/health", 200);
+    use mysql::prelude::Queryable;
+    lock.query_drop("BEGIN").unwrap();
+    lock.query_drop("SELECT * FROM segments WHERE app_tag = 'test_business' FOR UPDATE").unwrap();
+    let mut claim = server.connect();
+    claim.send("GET /alloc?app_tag=test_business HTTP/1.1\r\nHost: test\r\n\r\n");
+    await_figure(&server, "idalloc_claims_waiting", 1.0);
+    server.signal(libc::SIGTERM);
+    server.await_log("stopping");
+    let ready = await_json(&server, "/readyz", |ready| ready["ready"] == false);
+    assert_eq!(ready["not_ready"], json!(["this server is stopping"]));
+    assert_eq!(json_of(&server, "/api/status")["health"], "stopping");
+    drop(lock);
+    assert_eq!(claim.receive().status, 200);
+}
+
+#[test]
+fn a_port_in_use_is_an_error_that_names_the_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ready(directory.path());
+    let ended =
+        Setup::embedded(&directory.path().join("other.db")).key("AdminPort", server.admin_port()).refused();
+    let complaint = ended.complaint();
+    for part in ["127.0.0.1", &server.admin_port().to_string(), "in use", "AdminPort"] {
+        assert!(complaint.contains(part), "no {part:?} in {complaint}");
+    }
+    assert_eq!(ended.stdout, "");
+}
+
+// ---- who may ask ----
+
+/// The status of a GET with these header lines, Host among them.
+fn status_with(server: &Server, target: &str, headers: &[&str]) -> u16 {
+    let mut client = server.admin();
+    let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    client.send(&format!("GET {target} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n"));
+    client.receive().status
+}
+
+#[test]
+fn pages_of_other_sites_and_names_that_lead_here_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ready(directory.path());
+    for target in ["/api/status", "/livez", "/metrics", "/nothing"] {
+        let good = if target == "/nothing" { 404 } else { 200 };
+        for (headers, expected) in [
+            (&["Host: 127.0.0.1:8881"][..], good),
+            (&["Host: localhost"], good),
+            (&["Host: [::1]:80", "Origin: http://[::1]:80"], good),
+            (&["Host: 10.0.0.7", "Origin: https://10.0.0.7"], good),
+            (&["Host: evil.example"], 403),
+            (&["Host: localhost.evil.example:8881"], 403),
+            (&["Host: 127.0.0.1:8881", "Origin: http://evil.example"], 403),
+            (&["Host: 127.0.0.1:8881", "Origin: http://127.0.0.1:8882"], 403),
+            (&["Host: 127.0.0.1:8881", "Origin: null"], 403),
+            (&["Host: 127.0.0.1", "Origin: http://127.0.0.1", "Origin: http://evil.example"], 400),
+            (&["Host: 127.0.0.1", "Host: evil.example"], 400),
+            (&["X-Nothing: 1"], 403),
+        ] {
+            assert_eq!(status_with(&server, target, headers), expected, "{target} {headers:?}");
+        }
+    }
+    assert_eq!(status_with(&server, "http://evil.example/livez", &["Host: 127.0.0.1"]), 403);
+    assert_eq!(status_with(&server, "http://127.0.0.1/livez", &["Host: evil.example"]), 403);
+    let answer = server.admin().ask_admin("GET", "/api/status", &["Origin: http://127.0.0.1"], "");
+    assert!(!answer.headers.keys().any(|name| name.starts_with("access-control")), "{answer:?}");
+    assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+    assert_eq!(answer.headers["cache-control"], "no-store");
+    assert!(answer.headers["content-security-policy"].contains("frame-ancestors 'none'"));
+}
+
+#[test]
+fn what_changes_something_must_be_json_and_what_is_not_there_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ready(directory.path());
+    let mut client = server.admin();
+    for method in ["POST", "PATCH", "DELETE", "PUT"] {
+        for content_type in
+            ["", "Content-Type: text/plain", "Content-Type: application/x-www-form-urlencoded"]
+        {
+            let headers: Vec<_> = Some(content_type).into_iter().filter(|line| !line.is_empty()).collect();
+            let response = client.ask_admin(method, "/api/status", &headers, "{}");
+            assert_eq!(response.status, 415, "{method} {content_type}: {response:?}");
+        }
+        let json = ["Content-Type: application/json; charset=utf-8"];
+        let response = client.ask_admin(method, "/api/status", &json, "{}");
+        assert_eq!((response.status, &*response.headers["allow"]), (405, "GET,HEAD"), "{method}");
+        assert!(response.json()["error"]["message"].is_string());
+    }
+    let response = client.get_admin("/api/nothing");
+    let expected = json!({"error": {"field": null, "message": "there is no such path"}});
+    assert_eq!((response.status, response.json()), (404, expected));
+}
+
+#[test]
+fn with_a_token_only_probes_and_the_page_are_for_everybody() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = embedded(directory.path()).key("AdminToken", TOKEN).start();
+    let mut client = server.admin();
+    for target in ["/livez", "/readyz"] {
+        assert_ne!(client.get_admin(target).status, 401, "{target}");
+    }
+    for target in
+        ["/metrics", "/api/status", "/api/tags", "/api/events", "/nothing", "/livez/", "/api/../livez"]
+    {
+        for given in [
+            "X-Nothing: 1".to_owned(),
+            "Authorization: Bearer".to_owned(),
+            format!("Authorization: Basic {TOKEN}"),
+            format!("Authorization: {TOKEN}"),
+            format!("Authorization: Bearer {}", &TOKEN[1..]),
+            format!("Authorization: Bearer {TOKEN}x"),
+            format!("Authorization: Bearer {}", TOKEN.to_uppercase()),
+        ] {
+            let response = client.ask_admin("GET", target, &[&given], "");
+            assert_eq!(
+                (response.status, &*response.headers["www-authenticate"]),
+                (401, "Bearer"),
+                "{target} {given}"
+            );
+            assert!(!response.body.contains("hunter2"));
+        }
+    }
+    let right = format!("Authorization: bearer {TOKEN}");
+    assert_eq!(client.ask_admin("GET", "/api/status", &[&right], "").status, 200);
+    let twice = client.ask_admin("GET", "/api/status", &[&right, "Authorization: Bearer x"], "");
+    assert_eq!(twice.status, 400);
+}
+
+// ---- limits ----
+
+#[test]
+fn connections_are_bounded_and_those_that_say_nothing_are_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ready(directory.path());
+    let mut silent: Vec<_> = (0..63).map(|_| server.admin()).collect();
+    let mut last = server.admin();
+    last.send("GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n");
+    let mut one_too_many = server.admin();
+    assert!(one_too_many.try_get("/livez").is_none(), "closed at once");
+    assert_eq!(server.get("/alloc?app_tag=test_business").status, 200, "the hot port is not disturbed");
+    // Each is closed when its time is over, the one with half a head too.
+    let began = Instant::now();
+    assert!(silent.iter_mut().all(Client::is_closed));
+    assert!(last.try_receive(true).is_none_or(|response| response.status == 408));
+    assert!(began.elapsed() < PATIENCE);
+    let deadline = Instant::now() + PATIENCE;
+    while server.admin().try_get("/livez").is_none() {
+        assert!(Instant::now() < deadline, "no place is free");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+// ---- events ----
+
+/// One stream of events.
+struct Stream(BufReader<TcpStream>);
+
+impl Stream {
+    fn open(server: &Server) -> Stream {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.admin_port())).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET /api/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+        Stream(BufReader::new(stream))
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert_ne!(self.0.read_line(&mut line).expect("a line"), 0, "the stream has ended");
+        line.trim_end().to_owned()
+    }
+
+    fn status(&mut self) -> u16 {
+        self.line().split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    /// The next event's name and data.
+    fn event(&mut self) -> (String, Value) {
+        loop {
+            // What else there is: headers, and the sizes of chunks.
+            let line = self.line();
+            if let Some(name) = line.strip_prefix("event: ") {
+                let data = self.line();
+                let data = data.strip_prefix("data: ").unwrap_or_else(|| panic!("no data: {data:?}"));
+                return (name.to_owned(), serde_json::from_str(data).unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn events_begin_with_the_history_and_follow_the_load() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ready(directory.path());
+    let mut stream = Stream::open(&server);
+    let (name, history) = stream.event();
+    assert!(name == "history" && history.is_array(), "{name} {history}");
+    // The requests that waited for the start are in this one, or before it.
+    stream.event();
+    let mut client = server.connect();
+    let deadline = Instant::now() + PATIENCE;
+    let sample = loop {
+        for _ in 0..50 {
+            assert_eq!(client.get("/alloc?app_tag=test_business&count=10").status, 200);
+        }
+        let (name, sample) = stream.event();
+        assert_eq!(name, "sample");
+        if sample["ids_per_s"].as_f64() > Some(0.0) {
+            break sample;
+        }
+        assert!(Instant::now() < deadline, "{sample}");
+    };
+    let (ids, requests) = (sample["ids_per_s"].as_f64().unwrap(), sample["requests_per_s"].as_f64().unwrap());
+    assert!((ids / requests - 10.0).abs() < 0.1, "ten IDs a request: {sample}");
+    assert!(sample["reservation_p50_ms"].as_f64() > Some(0.0), "{sample}");
+    assert!(sample["reservation_p99_ms"].as_f64() >= sample["reservation_p50_ms"].as_f64());
+    assert_eq!((&sample["waiting"], &sample["connections"]), (&json!(0), &json!(1)));
+    assert_eq!((&sample["health"], &sample["health_detail"]), (&json!("serving"), &json!(null)));
+    assert_eq!(sample["tags"], json!({"total": 1, "fenced": 0, "broken": 0, "exhausted": 0, "starving": 0}));
+    let (_, history) = Stream::open(&server).event();
+    assert!(history.as_array().unwrap().contains(&sample), "who comes later sees it in the history");
+}
+
+#[test]
+fn streams_are_bounded_and_leave_room_for_probes() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ready(directory.path());
+    let mut streams: Vec<_> = (0..32).map(|_| Stream::open(&server)).collect();
+    assert!(streams.iter_mut().all(|stream| stream.event().0 == "history"));
+    assert_eq!(Stream::open(&server).status(), 503);
+    assert_eq!(get(&server, "/livez").status, 200);
+    drop(streams);
+    let deadline = Instant::now() + PATIENCE;
+    while Stream::open(&server).status() != 200 {
+        assert!(Instant::now() < deadline, "the places of those who left are not free");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+// ---- figures ----
+
+/// Every series of /metrics, by its name and labels as they are written.
+fn figures(server: &Server) -> BTreeMap<String, f64> {
+    let response = get(server, "/metrics");
+    assert_eq!((response.status, &*response.headers["content-type"]), (200, "text/plain; version=0.0.4"));
+    let lines = response.body.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no figure: {line}"));
+            (series.to_owned(), value.parse().unwrap_or_else(|_| panic!("no number: {line}")))
+        })
+        .collect()
+}
+
+fn await_figure(server: &Server, series: &str, expected: f64) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let figures = figures(server);
+        if figures.get(series) == Some(&expected) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{series} stays at {:?}", figures.get(series));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn figures_say_what_was_served(engine: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let server = embedded(directory.path()).key("HttpEngine", engine).start();
+    server.await_status("/health", 200);
+    let before = figures(&server);
+    let mut client = server.connect();
+    for _ in 0..7 {
+        assert_eq!(client.get("/alloc?app_tag=test_business").status, 200);
+    }
+    assert_eq!(client.get("/alloc?app_tag=test_business&count=100").status, 200);
+    assert_eq!(client.get("/segment?app_tag=test_business&count=1000").status, 200);
+    assert_eq!(client.get("/segment?app_tag=test_business").status, 400);
+    assert_eq!(client.get("/alloc?app_tag=nobody").status, 404);
+    assert_eq!(client.get("/health?app_tag=test_business").status, 200);
+    assert_eq!(client.get("/nothing").status, 404);
+    let after = figures(&server);
+    let grown = |series: &str| after.get(series).unwrap_or(&0.0) - before.get(series).unwrap_or(&0.0);
+    for (route, code, expected) in [
+        ("alloc", 200, 8.0),
+        ("alloc", 404, 1.0),
+        ("segment", 200, 1.0),
+        ("segment", 400, 1.0),
+        ("health", 200, 1.0),
+        ("other", 404, 1.0),
+    ] {
+        let series = format!("idalloc_http_requests_total{{route=\"{route}\",code=\"{code}\"}}");
+        assert_eq!(grown(&series), expected, "{series}");
+    }
+    let labels: Vec<_> = after.keys().filter(|series| series.starts_with("idalloc_build_info")).collect();
+    assert_eq!(labels.len(), 1);
+    assert!(
+        labels[0].contains(&format!("engine=\"{engine}\"")) && labels[0].contains("version=\"0."),
+        "{labels:?}"
+    );
+    assert_eq!(after["idalloc_http_connections"], 1.0);
+    assert!(after["idalloc_http_connections_accepted_total"] >= 2.0);
+    assert_eq!(after["idalloc_http_connections_refused_total"], 0.0);
+    assert!(after["idalloc_reservations_total{result=\"ok\"}"] >= 2.0);
+    assert_eq!(
+        after["idalloc_reservation_duration_seconds_count"],
+        after["idalloc_reservations_total{result=\"ok\"}"]
+    );
+    assert_eq!(
+        (after["idalloc_ready"], after["idalloc_store_up"], after["idalloc_fences_total"]),
+        (1.0, 1.0, 0.0)
+    );
+    assert!(after["process_resident_memory_bytes"] > 0.0 && after["process_open_fds"] > 0.0);
+    assert_eq!(
+        after.contains_key("idalloc_http_sent_bytes_total"),
+        engine == "tokio",
+        "only who knows tells"
+    );
+    if engine == "tokio" {
+        assert!(grown("idalloc_http_received_bytes_total") > 13.0 * 40.0);
+        assert!(grown("idalloc_http_sent_bytes_total") > 13.0 * 100.0 + 100.0 * 2.0);
+    }
+    await_figure(&server, "idalloc_ids_issued_total{app_tag=\"test_business\"}", 1107.0);
+    await_figure(&server, "idalloc_ids_left{app_tag=\"test_business\"}", 199_999.0 - 1107.0);
+    assert_eq!(figures(&server)["idalloc_chain_segments{app_tag=\"test_business\"}"], 2.0);
+    assert_eq!(figures(&server)["idalloc_last_reservation_ids{app_tag=\"test_business\"}"], 100_000.0);
+    drop(client);
+    await_figure(&server, "idalloc_http_connections", 0.0);
+    // Who has left is counted still.
+    assert_eq!(figures(&server)["idalloc_http_requests_total{route=\"segment\",code=\"200\"}"], 1.0);
+}
+
+fn a_claim_that_waits_is_measured(engine: &str) {
+    use mysql::prelude::Queryable;
+    let database = MariaDb::start();
+    let mut lock = database.conn();
+    let server = Setup::on(&database.dsn()).admin().key("HttpEngine", engine).key("PreloadTags", 0).start();
+    server.await_status("/health", 200);
+    lock.query_drop("BEGIN").unwrap();
+    lock.query_drop("SELECT * FROM segments WHERE app_tag = 'test_business' FOR UPDATE").unwrap();
+    let mut claim = server.connect();
+    claim.send("GET /alloc?app_tag=test_business HTTP/1.1\r\nHost: test\r\n\r\n");
+    await_figure(&server, "idalloc_claims_waiting", 1.0);
+    thread::sleep(Duration::from_millis(60));
+    drop(lock);
+    assert_eq!(claim.receive().status, 200);
+    await_figure(&server, "idalloc_claims_waiting", 0.0);
+    let figures = figures(&server);
+    assert_eq!(figures["idalloc_claim_wait_seconds_count"], 1.0);
+    assert!(figures["idalloc_claim_wait_seconds_sum"] >= 0.06);
+    assert_eq!(figures["idalloc_claim_wait_seconds_bucket{le=\"0.05\"}"], 0.0);
+    assert_eq!(figures["idalloc_claim_wait_seconds_bucket{le=\"+Inf\"}"], 1.0);
+    // A caller that gives up has waited too.
+    database.pause();
+    while server.get("/segment?app_tag=test_business&count=1000000").status == 200 {}
+    database.resume();
+    await_figure(&server, "idalloc_claim_wait_seconds_bucket{le=\"+Inf\"}", 2.0);
+}
+
+#[test]
+fn only_so_many_tags_have_figures_of_their_own_and_the_others_are_summed() {
+    let directory = tempfile::tempdir().unwrap();
+    with_rows(directory.path(), (0..9).map(|n| (format!("t{n}"), 100)).chain([("(others)".to_owned(), 100)]));
+    let server = embedded(directory.path()).key("MetricsTags", 3).start();
+    server.await_status("/health", 200);
+    let mut client = server.connect();
+    let mut issue = |tag: &str, count: usize| {
+        assert_eq!(client.get(&format!("/alloc?app_tag={tag}&count={count}")).status, 200);
+    };
+    let issued = |server: &Server| -> BTreeMap<String, f64> {
+        let prefix = "idalloc_ids_issued_total{app_tag=\"";
+        let series = figures(server).into_iter();
+        series
+            .filter_map(|(name, value)| {
+                let tag = name.strip_prefix(prefix)?.strip_suffix("\"}")?;
+                Some((tag.to_owned(), value))
+            })
+            .collect()
+    };
+    for n in 0..9 {
+        issue(&format!("t{n}"), 10);
+    }
+    issue("%28others%29", 10);
+    let deadline = Instant::now() + PATIENCE;
+    let total = |figures: &BTreeMap<String, f64>| figures.values().sum::<f64>();
+    while total(&issued(&server)) < 100.0 {
+        assert!(Instant::now() < deadline, "{:?}", issued(&server));
+        thread::sleep(Duration::from_millis(20));
+    }
+    let before = issued(&server);
+    assert_eq!((before.len(), total(&before)), (4, 100.0), "{before:?}");
+    assert!(before["(others)"] >= 10.0, "a tag of that name has none of its own");
+    // One of the others becomes busy: it takes a place, and no series goes down meanwhile.
+    let busy = (0..9).map(|n| format!("t{n}")).find(|tag| !before.contains_key(tag)).unwrap();
+    let mut last = before;
+    while !last.contains_key(&busy) {
+        assert!(Instant::now() < deadline, "{busy} has no figures of its own: {last:?}");
+        issue(&busy, 1000);
+        let now = issued(&server);
+        assert_eq!(now.len(), 4, "{now:?}");
+        assert!(
+            last.iter().all(|(tag, value)| now.get(tag).is_none_or(|now| now >= value)),
+            "{last:?} {now:?}"
+        );
+        last = now;
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+// ---- tags ----
+
+#[test]
+fn a_tag_is_seen_idle_serving_broken_and_fenced() {
+    let directory = tempfile::tempdir().unwrap();
+    let rows = [("busy", 100), ("broken", 0), ("idle", 7)].map(|(tag, step)| (tag.to_owned(), step));
+    with_rows(directory.path(), rows.into_iter());
+    let server = embedded(directory.path())
+        .key("PreloadTags", 0)
+        .key("WatermarkPath", "marks.db")
+        .key("TagReloadSeconds", 1)
+        .start();
+    server.await_status("/health", 200);
+    assert_eq!(server.get("/alloc?app_tag=busy&count=50").status, 200);
+    let of = |tag: &str| {
+        let page = json_of(&server, &format!("/api/tags?search={tag}"));
+        assert_eq!(
+            (page["total"].as_u64(), page["offset"].as_u64(), page["limit"].as_u64()),
+            (Some(1), Some(0), Some(100))
+        );
+        page["tags"][0].clone()
+    };
+    let idle = json!({
+        "app_tag": "idle", "step": 7, "max_id": null, "description": null, "state": "idle", "fault": null,
+        "rate_per_s": 0.0, "left": "0", "supply_s": null, "segments": 0, "last_amount": null,
+        "last_reserved_at_ms": null, "issued": "0"
+    });
+    assert_eq!(of("idle"), idle);
+    assert_eq!(of("broken")["state"], "broken");
+    assert!(of("broken")["fault"].as_str().unwrap().contains("its step is 0"));
+    let busy = await_json(&server, "/api/tags?search=BUSY", |page| page["tags"][0]["segments"] == 2);
+    let busy = &busy["tags"][0];
+    assert_eq!(
+        (&busy["state"], &busy["issued"], &busy["last_amount"]),
+        (&json!("serving"), &json!("50"), &json!(100))
+    );
+    assert!(busy["last_reserved_at_ms"].as_u64() > Some(1_700_000_000_000), "{busy}");
+    let rate = await_json(&server, "/api/tags?search=busy", |page| {
+        page["tags"][0]["rate_per_s"].as_f64() > Some(0.0)
+    });
+    let (rate, supply) =
+        (rate["tags"][0]["rate_per_s"].as_f64().unwrap(), rate["tags"][0]["supply_s"].as_f64().unwrap());
+    let left: f64 = busy["left"].as_str().unwrap().parse().unwrap();
+    assert!(
+        (supply - left / rate).abs() <= supply * 0.01 + 1.0,
+        "{left} IDs at {rate}/s last for {supply} s"
+    );
+
+    let file = rusqlite::Connection::open(directory.path().join("ids.db")).unwrap();
+    file.busy_timeout(PATIENCE).unwrap();
+    file.execute("UPDATE segments SET max_id = 10 WHERE app_tag = 'busy'", []).unwrap();
+    while server.get("/alloc?app_tag=busy&count=100").status == 200 {}
+    let fenced = await_json(&server, "/api/tags?sort=state", |page| page["tags"][0]["state"] == "fenced");
+    let states: Vec<_> = fenced["tags"].as_array().unwrap().iter().map(|tag| tag["state"].clone()).collect();
+    assert_eq!(states, ["fenced", "broken", "idle", "idle"], "the order in which they want an operator");
+    assert!(fenced["tags"][0]["fault"].as_str().unwrap().contains("raise max_id"), "{fenced}");
+    assert_eq!(fenced["tags"][0]["left"], "0");
+    assert_eq!(figures(&server)["idalloc_fences_total"], 1.0);
+    let tags = await_json(&server, "/api/status", |status| status["tags"]["fenced"] == 1)["tags"].clone();
+    assert_eq!(tags, json!({"total": 4, "fenced": 1, "broken": 1, "exhausted": 0, "starving": 0}));
+    assert_eq!(figures(&server)["idalloc_tags{state=\"fenced\"}"], 1.0);
+}
+
+#[test]
+fn a_hundred_thousand_tags_are_searched_sorted_and_paged() {
+    let directory = tempfile::tempdir().unwrap();
+    with_rows(directory.path(), (0..100_000).map(|n| (format!("tag-{n:06}"), 1)));
+    let server = embedded(directory.path()).start();
+    server.await_status("/health", 200);
+    assert_eq!(server.get("/alloc?app_tag=tag-099999&count=3").status, 200);
+    let page = json_of(&server, "/api/tags?search=tag-&offset=99990&limit=1000");
+    assert_eq!((page["total"].as_u64(), page["tags"].as_array().unwrap().len()), (Some(100_000), 10));
+    assert_eq!(page["tags"][9]["app_tag"], "tag-099999");
+    assert_eq!(json_of(&server, "/api/tags?search=TAG-05000")["total"], 10);
+    let busiest = await_json(&server, "/api/tags?sort=rate&order=desc&limit=1", |page| {
+        page["tags"][0]["issued"] == "3"
+    });
+    assert_eq!(busiest["tags"][0]["app_tag"], "tag-099999");
+    let series =
+        figures(&server).into_keys().filter(|series| series.starts_with("idalloc_ids_left{")).count();
+    assert_eq!(series, 51, "MetricsTags and the sum of the others");
+}
