@@ -28,7 +28,7 @@ soak:
 # What needs more of Debian's packages than `make test` installs.
 e2e: deps
 	sh tests/install-e2e.sh
-	cargo test --locked --features e2e --test 'e2e_*'
+	cargo test --locked --features e2e --test e2e
 
 # Ten thousand seeds of the allocator's simulation; `make test` runs as many as fit into 15 s.
 simulation:

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use idalloc::alloc::Allocator;
+use idalloc::http::counters::Counters;
 use idalloc::http::handler::{Handler, Reply, Service};
 use idalloc::http::request::{Memo, Method, Parsed, Parser, Request};
 use idalloc::http::response::{Delivery, Encoder};
@@ -33,6 +34,7 @@ impl Exchange {
             lease_max: 1_000_000,
             alloc_timeout: Duration::from_secs(2),
             draining: false.into(),
+            counters: Counters::default(),
         };
         Exchange {
             handler: Handler::new(handle, Arc::new(service)),

@@ -1,13 +1,10 @@
-//! `/metrics` before Prometheus' own judge. Built with the feature `e2e`; `make e2e` installs what it needs.
-#![cfg(feature = "e2e")]
-
-mod support;
+//! `/metrics` before Prometheus' own judge.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use support::server::{PATIENCE, Setup};
+use crate::support::server::{PATIENCE, Setup};
 
 /// What `promtool check metrics` says: nothing, if all is well.
 fn promtool(text: &str) -> (Option<i32>, String) {
