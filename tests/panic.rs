@@ -41,6 +41,7 @@ fn a_panic_closes_its_connection_is_reported_and_frees_its_slot() {
         alloc_timeout: Duration::from_secs(5),
         draining: false.into(),
         counters: Counters::default(),
+        access: None,
     });
     // No configuration can ask for this: the deadline of a request that arrives in parts overflows, which panics.
     let limits = Limits {

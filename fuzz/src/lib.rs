@@ -58,6 +58,7 @@ pub struct Asked {
     keep_alive: bool,
     path: String,
     query: String,
+    authorization: Vec<u8>,
     form: Vec<u8>,
 }
 
@@ -69,6 +70,7 @@ impl From<&Request<'_>> for Asked {
             keep_alive: request.keep_alive,
             path: request.path.to_owned(),
             query: request.query.to_owned(),
+            authorization: request.authorization.to_owned(),
             form: request.form.to_owned(),
         }
     }

@@ -21,6 +21,7 @@ use subtle::ConstantTimeEq;
 use super::problem::Problem;
 use super::{Admin, REQUEST_TIMEOUT};
 use crate::dsn::Secret;
+use crate::http::access::bearer;
 
 /// The page may load what comes from here, and nobody may put it into a frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -97,20 +98,15 @@ fn is_address(host: &str) -> bool {
 }
 
 fn check_token(headers: &HeaderMap, token: &Secret) -> Result<(), Problem> {
-    let given = single(headers, AUTHORIZATION)?.and_then(bearer);
+    let given = single(headers, AUTHORIZATION)?.and_then(|value| bearer(value.as_bytes()));
     // What is compared takes as long whichever byte differs; only the token's length may show.
-    match given.is_some_and(|given| given.as_bytes().ct_eq(token.expose().as_bytes()).into()) {
+    match given.is_some_and(|given| given.ct_eq(token.expose().as_bytes()).into()) {
         true => Ok(()),
         false => Err(Problem::new(
             StatusCode::UNAUTHORIZED,
             "the header Authorization must be: Bearer, and the token that AdminToken is set to",
         )),
     }
-}
-
-fn bearer(authorization: &str) -> Option<&str> {
-    let (scheme, token) = authorization.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_start_matches(' '))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

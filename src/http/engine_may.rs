@@ -321,6 +321,8 @@ impl Connection {
         let target = may.path().to_owned();
         let outline = Outline::of(may.method(), &target, may.version(), may.headers())?;
         let body_bytes = outline.body_bytes().ok_or(NO_CHUNKS)?;
+        // Nothing is allocated for what is empty.
+        let authorization = outline.authorization(may.headers()).to_vec();
         let mut form = Vec::new();
         if body_bytes > 0 {
             // Whatever the body is, it must be taken: it would be parsed as the next request otherwise.
@@ -329,7 +331,7 @@ impl Connection {
                 return Err(CLOSED);
             }
         }
-        let request = outline.request(&form);
+        let request = outline.request(&authorization, &form);
         // Not before: a body that never comes must not keep the connection from being closed.
         lock(&self.activity.state).at_work = true;
         let answer = match self.handler.handle(&request) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
+use super::access::{Access, Grant, bearer};
 use super::counters::{Counters, Route, Tally, Wait};
 use super::request::{Method, Reject, Request, parameter};
 use super::response::{Answer, ApiError};
@@ -15,6 +16,7 @@ use crate::alloc::{AllocError, Granted, Handle, Health, Outcome, Pending, Want};
 use crate::store::tag::TAG_BYTES_MAX;
 
 const ALLOWED_METHODS: &str = "Allow: GET, HEAD, POST, OPTIONS";
+const AUTHENTICATE: &str = "WWW-Authenticate: Bearer";
 const RETRY_AFTER: &str = "Retry-After: 1";
 
 /// What all handlers of a server share.
@@ -30,6 +32,8 @@ pub struct Service {
     pub draining: AtomicBool,
     /// What is counted.
     pub counters: Counters,
+    /// Who may have IDs; `None`: everybody.
+    pub access: Option<Access>,
 }
 
 impl Service {
@@ -134,7 +138,8 @@ impl Handler {
 
     fn alloc(&mut self, request: &Request<'_>) -> Result<Reply, ApiError> {
         self.refuse_when_draining()?;
-        let tag = required_tag(request)?;
+        let grant = self.grant(request)?;
+        let tag = allowed(grant, required_tag(request)?)?;
         let count = count(request, self.service.batch_max)?;
         if request.method == Method::Head {
             return Ok(self.claim(Route::Alloc, &tag, Want::Left, Form::Unclaimed));
@@ -150,7 +155,8 @@ impl Handler {
 
     fn segment(&mut self, request: &Request<'_>) -> Result<Reply, ApiError> {
         self.refuse_when_draining()?;
-        let tag = required_tag(request)?;
+        let grant = self.grant(request)?;
+        let tag = allowed(grant, required_tag(request)?)?;
         let limit = self.service.lease_max;
         let count = count(request, limit)?
             .ok_or_else(|| bad_request(format!("count is missing: give the IDs to lease, 1 to {limit}")))?;
@@ -164,7 +170,10 @@ impl Handler {
     fn health(&mut self, request: &Request<'_>) -> Result<Reply, ApiError> {
         self.refuse_when_draining()?;
         match optional_tag(request)? {
-            Some(tag) => Ok(self.claim(Route::Health, &tag, Want::Left, Form::AsGranted)),
+            Some(tag) => {
+                let tag = allowed(self.grant(request)?, tag)?;
+                Ok(self.claim(Route::Health, &tag, Want::Left, Form::AsGranted))
+            }
             None => self.node_health(),
         }
     }
@@ -175,6 +184,15 @@ impl Handler {
             Health::Starting => Err(unavailable("this server is starting: its tags are not loaded yet")),
             Health::Starving(tag) => Err(unavailable(format!("app_tag '{tag}' has no IDs left"))),
             Health::StoreAway => Err(unavailable("no IDs are in memory, and the store does not answer")),
+        }
+    }
+
+    /// What the request's token is good for; `None` where none is asked for.
+    #[inline]
+    fn grant(&self, request: &Request<'_>) -> Result<Option<&Grant>, ApiError> {
+        match &self.service.access {
+            None => Ok(None),
+            Some(access) => token_grant(access, request).map(Some),
         }
     }
 
@@ -263,6 +281,32 @@ fn alloc_error(error: &AllocError, tag: &str) -> ApiError {
         AllocError::StoreAway | AllocError::Fault(_) => {
             unavailable(format!("app_tag '{tag}' gets no IDs: {error}"))
         }
+    }
+}
+
+/// The header is asked for the token before the parameters are.
+fn token_grant<'a>(access: &'a Access, request: &Request<'_>) -> Result<&'a Grant, ApiError> {
+    let token = match request.authorization {
+        [] => value(request, "token")?,
+        authorization => bearer(authorization).map(Cow::Borrowed),
+    };
+    token.and_then(|token| access.grant(&token)).ok_or_else(|| ApiError {
+        status: 401,
+        message: "a token is needed: give it as Authorization: Bearer, or as the parameter token".to_owned(),
+        header: Some(AUTHENTICATE),
+    })
+}
+
+/// The tag, if the request's token is for it. Whether there is such a tag is not looked at before.
+#[inline]
+fn allowed<'a>(grant: Option<&Grant>, tag: Cow<'a, str>) -> Result<Cow<'a, str>, ApiError> {
+    match grant.is_none_or(|grant| grant.allows(&tag)) {
+        true => Ok(tag),
+        false => Err(ApiError {
+            status: 403,
+            message: format!("the token is not for app_tag '{tag}'"),
+            header: None,
+        }),
     }
 }
 

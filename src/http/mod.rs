@@ -1,5 +1,6 @@
 //! The HTTP server: an engine moves bytes, [`handler`] knows the API.
 
+pub mod access;
 pub mod counters;
 pub mod engine_may;
 pub mod engine_tokio;
@@ -18,6 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::alloc::Allocator;
 use crate::config::{Config, HttpEngine};
+use access::Access;
 use counters::Counters;
 use handler::{Handler, Service};
 
@@ -65,6 +67,7 @@ impl Server {
             alloc_timeout: config.alloc_timeout,
             draining: AtomicBool::new(false),
             counters: Counters::default(),
+            access: config.access_tokens.as_ref().map(Access::new),
         });
         let limits = Limits {
             workers: config.workers,

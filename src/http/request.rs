@@ -32,6 +32,9 @@ pub const REQUEST_BYTES_MAX: usize = EMPTY_LINES_MAX * CRLF.len()
 
 const CRLF: &[u8] = b"\r\n";
 
+const HEAD_BYTES_MAX: usize =
+    EMPTY_LINES_MAX * CRLF.len() + REQUEST_LINE_BYTES_MAX + CRLF.len() + HEADERS_BYTES_MAX;
+
 /// Empty lines before a request line are a habit of old clients, after a body; more than a few are not.
 const EMPTY_LINES_MAX: usize = 4;
 
@@ -43,9 +46,9 @@ const CHUNK_SIZE_DIGITS_MAX: usize = 16;
 /// All chunks as they are sent. Bounds what a client can add to a small body by tiny chunks.
 const CHUNKS_BYTES_MAX: usize = 2 * BODY_BYTES_MAX + 16 * 1024;
 
-// Parser keeps offsets in 32 bits, and those of the target in 16.
+// Parser keeps offsets in 32 bits, and those in the head in 16.
 const _: () = assert!(REQUEST_BYTES_MAX <= u32::MAX as usize);
-const _: () = assert!(EMPTY_LINES_MAX * CRLF.len() + REQUEST_LINE_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(HEAD_BYTES_MAX <= u16::MAX as usize);
 // A chunk line that starts within CHUNKS_BYTES_MAX may end in the room for trailers. The longest body fits in any case.
 const _: () = assert!(CHUNK_LINE_BYTES_MAX + CRLF.len() <= HEADERS_BYTES_MAX);
 const _: () = assert!(BODY_BYTES_MAX <= CHUNKS_BYTES_MAX);
@@ -93,6 +96,9 @@ struct Head {
     version: Version,
     keep_alive: bool,
     is_form: bool,
+    /// The value of `Authorization`; empty if there is none.
+    authorization_start: u16,
+    authorization_end: u16,
     path_start: u16,
     path_end: u16,
     query_start: u16,
@@ -129,6 +135,8 @@ pub struct Request<'b> {
     pub path: &'b str,
     /// What follows the target's first `?`, well-formed but still encoded; see [`parameter`].
     pub query: &'b str,
+    /// The value of the `Authorization` header; empty if there is none.
+    pub authorization: &'b [u8],
     /// The body of a POST whose type is `application/x-www-form-urlencoded`, still encoded and not checked. Any
     /// other body is read and ignored.
     pub form: &'b [u8],
@@ -184,8 +192,10 @@ impl Reject {
     const BAD_FIELD_VALUE: Reject = Reject::new(400, "a header value must not hold control characters");
     const BAD_TARGET: Reject =
         Reject::new(400, "the target must be a path and query, or an http URL, well-formed");
-    const REPEATED: Reject =
-        Reject::new(400, "Host, Content-Length, Content-Type and Transfer-Encoding may be given only once");
+    const REPEATED: Reject = Reject::new(
+        400,
+        "Host, Authorization, Content-Length, Content-Type and Transfer-Encoding may be given only once",
+    );
     const NO_HOST: Reject = Reject::new(400, "HTTP/1.1 needs a Host header");
     const BAD_HOST: Reject = Reject::new(400, "Host must be a host name or address, with or without a port");
     const BAD_LENGTH: Reject = Reject::new(400, "Content-Length must be one decimal number");
@@ -280,14 +290,14 @@ impl Parser {
         let mut parsed = httparse::Request::new(&mut []);
         let head = &buf[self.request_start as usize..self.position as usize];
         parsed.parse_with_uninit_headers(head, &mut headers)?;
-        self.read_head(&parsed)?;
+        self.read_head(&parsed, head)?;
         // Once a part of the body is there, the client does not wait.
         self.expects_continue &= buf.len() == self.position as usize;
         Ok(true)
     }
 
     /// Keeps what matters of a head whose syntax is sound, and prepares for the body.
-    fn read_head(&mut self, parsed: &httparse::Request) -> Result<(), Reject> {
+    fn read_head(&mut self, parsed: &httparse::Request, head: &[u8]) -> Result<(), Reject> {
         let (Some(method), Some(target)) = (parsed.method, parsed.path) else {
             return Err(Reject::BAD_REQUEST_LINE);
         };
@@ -296,6 +306,12 @@ impl Parser {
         self.head.version = outline.version;
         self.head.keep_alive = outline.keep_alive;
         self.head.is_form = outline.is_form;
+        if outline.authorization.is_some() {
+            let value = outline.authorization(parsed.headers);
+            let start = self.request_start as usize + (value.as_ptr().addr() - head.as_ptr().addr());
+            self.head.authorization_start = start as u16;
+            self.head.authorization_end = (start + value.len()) as u16;
+        }
         self.head.keep_target(self.request_start as usize + method.len() + " ".len(), outline.parts);
         self.start_body(outline.framing);
         self.expects_continue = outline.expects_continue;
@@ -428,6 +444,7 @@ impl Parser {
             keep_alive: head.keep_alive,
             path: path_or_root(path),
             query,
+            authorization: &buf[head.authorization_start.into()..head.authorization_end.into()],
             form: &buf[form],
         })
     }
@@ -440,6 +457,7 @@ pub struct Memo {
     bytes: Vec<u8>,
     path: String,
     query: String,
+    authorization: Vec<u8>,
     version: Version,
     keep_alive: bool,
 }
@@ -460,6 +478,7 @@ impl Memo {
             keep_alive: self.keep_alive,
             path: &self.path,
             query: &self.query,
+            authorization: &self.authorization,
             form: &[],
         };
         Some((request, self.bytes.len()))
@@ -478,6 +497,8 @@ impl Memo {
         self.path.push_str(request.path);
         self.query.clear();
         self.query.push_str(request.query);
+        self.authorization.clear();
+        self.authorization.extend_from_slice(request.authorization);
         self.version = request.version;
         self.keep_alive = request.keep_alive;
     }
@@ -493,6 +514,8 @@ pub struct Outline<'b> {
     is_form: bool,
     framing: Framing,
     expects_continue: bool,
+    /// Which header it is.
+    authorization: Option<usize>,
 }
 
 impl<'b> Outline<'b> {
@@ -523,6 +546,9 @@ impl<'b> Outline<'b> {
             is_form: method == Method::Post && fields.is_form(),
             framing: fields.framing(version)?,
             expects_continue: fields.expects_continue(version)?,
+            authorization: fields
+                .authorization
+                .and_then(|value| headers.iter().position(|header| std::ptr::eq(header.value, value))),
         })
     }
 
@@ -534,14 +560,20 @@ impl<'b> Outline<'b> {
         }
     }
 
-    /// The request, given its body.
-    pub fn request(&self, body: &'b [u8]) -> Request<'b> {
+    /// The value of the `Authorization` header among those that the outline was made of; empty if there is none.
+    pub fn authorization<'h>(&self, headers: &[httparse::Header<'h>]) -> &'h [u8] {
+        self.authorization.and_then(|index| headers.get(index)).map_or(&[], |header| header.value)
+    }
+
+    /// The request, given its authorization and its body.
+    pub fn request(&self, authorization: &'b [u8], body: &'b [u8]) -> Request<'b> {
         Request {
             method: self.method,
             version: self.version,
             keep_alive: self.keep_alive,
             path: path_or_root(&self.target[self.parts.path.clone()]),
             query: &self.target[self.parts.query.clone()],
+            authorization,
             form: if self.is_form { body } else { &[] },
         }
     }
@@ -654,6 +686,7 @@ struct Fields<'b> {
     content_type: Option<&'b [u8]>,
     transfer_encoding: Option<&'b [u8]>,
     expect: Option<&'b [u8]>,
+    authorization: Option<&'b [u8]>,
     close: bool,
     persist: bool,
 }
@@ -670,6 +703,7 @@ impl<'b> Fields<'b> {
                 return Ok(());
             }
             12 if is("Content-Type") => &mut self.content_type,
+            13 if is("Authorization") => &mut self.authorization,
             14 if is("Content-Length") => &mut self.content_length,
             17 if is("Transfer-Encoding") => &mut self.transfer_encoding,
             _ => return Ok(()),

@@ -10,6 +10,7 @@ struct Owned {
     keep_alive: bool,
     path: String,
     query: String,
+    authorization: Vec<u8>,
     form: Vec<u8>,
 }
 
@@ -21,6 +22,7 @@ impl From<Request<'_>> for Owned {
             keep_alive: request.keep_alive,
             path: request.path.to_owned(),
             query: request.query.to_owned(),
+            authorization: request.authorization.to_owned(),
             form: request.form.to_owned(),
         }
     }
@@ -118,6 +120,27 @@ fn a_memo_recalls_only_the_same_bytes() {
 }
 
 #[test]
+fn a_memo_recalls_the_token_that_came_with_these_bytes_and_for_no_other() {
+    let request = |token: &str| {
+        format!("GET /alloc?app_tag=t HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n")
+            .into_bytes()
+    };
+    let bare = b"GET /alloc?app_tag=t HTTP/1.1\r\nHost: h\r\n\r\n".to_vec();
+    let mut memo = Memo::default();
+    for sent in [request("one"), request("two"), bare.clone()] {
+        let mut buf = sent.clone();
+        let Ok(Parsed::Complete { request: parsed, bytes }) = Parser::default().parse(&mut buf) else {
+            panic!("whole")
+        };
+        memo.keep(bytes, &parsed);
+        for other in [request("one"), request("two"), request("on"), request("oneone"), bare.clone()] {
+            let recalled = memo.recall(&other).map(|(request, _)| request);
+            assert_eq!(recalled, (other == sent).then_some(parsed));
+        }
+    }
+}
+
+#[test]
 fn a_memo_keeps_no_body_and_no_long_request() {
     let post = b"POST /alloc HTTP/1.0\r\nContent-Type: application/x-www-form-urlencoded\r\n\
             Content-Length: 9\r\n\r\napp_tag=t";
@@ -144,9 +167,14 @@ fn a_request_is_taken_apart() {
         keep_alive: true,
         path: "/alloc".into(),
         query: "app_tag=test&n=2?3".into(),
+        authorization: vec![],
         form: vec![],
     };
     assert_eq!(request, expected);
+    let with_token = "\r\nGET / HTTP/1.1\r\nHost: h\r\nauthorization:  Bearer a-token \r\nX: y\r\n\r\n";
+    assert_eq!(parse(with_token).unwrap().authorization, b"Bearer a-token");
+    let twice = with_headers("HTTP/1.1", "Authorization: Bearer a\r\nAUTHORIZATION: Bearer b\r\n");
+    assert_eq!(parse(twice), Err(Reject::REPEATED), "who looks at which?");
 }
 
 #[test]
@@ -592,7 +620,7 @@ fn messages_name_the_limits() {
 
 #[test]
 fn a_parser_is_small() {
-    assert!(size_of::<Parser>() <= 48, "{} bytes", size_of::<Parser>());
+    assert!(size_of::<Parser>() <= 52, "{} bytes", size_of::<Parser>());
 }
 
 #[test]
@@ -633,12 +661,24 @@ fn valid_request() -> impl Strategy<Value = (Vec<u8>, Owned)> {
             .prop_map(|(bytes, body)| (Some(bytes), body)),
     ];
     let target = ("(/[a-z0-9._~-]|/%[0-9A-Fa-f]{2}){1,9}", "[a-z=&+é]{0,20}");
-    (0..3usize, method, target, headers, any::<bool>(), any::<bool>(), body).prop_map(
-        |(empty_lines, (name, method), (path, query), headers, is_form, close, (chunk_bytes, body))| {
+    let authorization = prop_oneof![Just(String::new()), "[!-~]{1,9}( [!-~]{1,20})?"];
+    (0..3usize, method, target, (headers, authorization), any::<bool>(), any::<bool>(), body).prop_map(
+        |(
+            empty_lines,
+            (name, method),
+            (path, query),
+            (headers, authorization),
+            is_form,
+            close,
+            (chunk_bytes, body),
+        )| {
             let mut bytes = "\r\n".repeat(empty_lines).into_bytes();
             bytes.extend(format!("{name} {path}?{query} HTTP/1.1\r\n{headers}Host: h\r\n").bytes());
             if is_form {
                 bytes.extend(b"Content-Type: application/x-www-form-urlencoded\r\n");
+            }
+            if !authorization.is_empty() {
+                bytes.extend(format!("Authorization: {authorization}\r\n").bytes());
             }
             if close {
                 bytes.extend(b"Connection: close\r\n");
@@ -659,7 +699,9 @@ fn valid_request() -> impl Strategy<Value = (Vec<u8>, Owned)> {
                 }
             }
             let form = if is_form && method == Method::Post { body } else { vec![] };
-            (bytes, Owned { method, version: Version::Http11, keep_alive: !close, path, query, form })
+            let authorization = authorization.into_bytes();
+            let version = Version::Http11;
+            (bytes, Owned { method, version, keep_alive: !close, path, query, authorization, form })
         },
     )
 }
