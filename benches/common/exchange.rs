@@ -35,6 +35,7 @@ impl Exchange {
             alloc_timeout: Duration::from_secs(2),
             draining: false.into(),
             counters: Counters::default(),
+            access: None,
         };
         Exchange {
             handler: Handler::new(handle, Arc::new(service)),
@@ -56,20 +57,24 @@ impl Exchange {
     }
 
     fn answer_one(&mut self, input: &mut [u8]) -> usize {
+        let handler = &mut self.handler;
         if let Some((request, length)) = self.memo.recall(input) {
-            reply(&mut self.handler, &mut self.encoder, &request, &mut self.output);
+            let single =
+                self.memo.single_of(|| handler.single_of(&request)).and_then(|tag| handler.single(tag));
+            let reply = single.unwrap_or_else(|| handler.handle(&request));
+            encode(reply, &mut self.encoder, &request, &mut self.output);
             return length;
         }
         let mut parser = Parser::default();
         let Ok(Parsed::Complete { request, bytes }) = parser.parse(input) else { panic!("a whole request") };
         self.memo.keep(bytes, &request);
-        reply(&mut self.handler, &mut self.encoder, &request, &mut self.output);
+        encode(handler.handle(&request), &mut self.encoder, &request, &mut self.output);
         bytes.len()
     }
 }
 
-fn reply(handler: &mut Handler, encoder: &mut Encoder, request: &Request<'_>, output: &mut Vec<u8>) {
-    let Reply::Now(answer) = handler.handle(request) else { panic!("there are IDs") };
+fn encode(reply: Reply, encoder: &mut Encoder, request: &Request<'_>, output: &mut Vec<u8>) {
+    let Reply::Now(answer) = reply else { panic!("there are IDs") };
     let head_only = request.method == Method::Head;
     let delivery = Delivery { version: request.version, keep_alive: request.keep_alive, head_only };
     encoder.encode(&answer, delivery, output);

@@ -119,6 +119,27 @@ impl Handler {
         reply
     }
 
+    /// The tag, if the request is for one ID of it and may have it. [`Handler::single`] then answers as
+    /// [`Handler::handle`] would, now and whenever the same bytes come again.
+    pub fn single_of(&self, request: &Request<'_>) -> Option<Box<str>> {
+        if request.method != Method::Get || Route::of(request.path) != Route::Alloc {
+            return None;
+        }
+        let tag = allowed(self.grant(request).ok()?, required_tag(request).ok()?).ok()?;
+        count(request, self.service.batch_max).ok()?.is_none().then(|| tag.into())
+    }
+
+    /// One ID; `None` when that takes more than an addition: the request is then to be handled.
+    #[inline]
+    pub fn single(&mut self, tag: &str) -> Option<Reply> {
+        if self.service.is_draining() {
+            return None;
+        }
+        let answer = Answer::Id(self.handle.next_id(tag)?);
+        self.tally.answered(Route::Alloc, &answer);
+        Some(Reply::Now(answer))
+    }
+
     fn try_handle(&mut self, route: Route, request: &Request<'_>) -> Result<Reply, ApiError> {
         if request.method == Method::Options && request.path == "*" {
             return Ok(Reply::Now(Answer::Options(ALLOWED_METHODS)));

@@ -5,6 +5,7 @@
 //! head; lines, limits, the target and the body's framing are checked here.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::mem::{self, MaybeUninit};
 use std::ops::Range;
 
@@ -460,6 +461,8 @@ pub struct Memo {
     authorization: Vec<u8>,
     version: Version,
     keep_alive: bool,
+    /// See [`Memo::single_of`].
+    single_of: OnceCell<Option<Box<str>>>,
 }
 
 /// A longer request is not remembered: comparing it would cost as much as it saves.
@@ -484,6 +487,13 @@ impl Memo {
         Some((request, self.bytes.len()))
     }
 
+    /// The tag, if the request remembered is for one ID of it. `judge` looks, once for each request that is remembered
+    /// and comes again.
+    #[inline]
+    pub fn single_of(&self, judge: impl FnOnce() -> Option<Box<str>>) -> Option<&str> {
+        self.single_of.get_or_init(judge).as_deref()
+    }
+
     /// Remembers what `bytes`, a whole request, were found to mean. One with a body is not remembered: where chunks
     /// were joined, `bytes` are not what was sent, and might be what another client sends and means otherwise.
     pub fn keep(&mut self, bytes: &[u8], request: &Request<'_>) {
@@ -491,6 +501,7 @@ impl Memo {
         if request.method != Method::Get || bytes.len() > MEMO_BYTES_MAX || !ends_with_head() {
             return;
         }
+        self.single_of = OnceCell::new();
         self.bytes.clear();
         self.bytes.extend_from_slice(bytes);
         self.path.clear();

@@ -284,12 +284,16 @@ impl Connection {
         let Input { bytes, consumed } = input;
         let bytes = &mut bytes[*consumed..];
         let worker = &self.worker;
+        let memo = worker.memo.borrow();
         if self.parser.is_fresh()
-            && let Some((request, length)) = worker.memo.borrow().recall(bytes)
+            && let Some((request, length)) = memo.recall(bytes)
         {
             *consumed += length;
-            return Ok(Next::Reply(handler.handle(&request), worker.delivery(&request)));
+            let single = memo.single_of(|| handler.single_of(&request)).and_then(|tag| handler.single(tag));
+            let reply = single.unwrap_or_else(|| handler.handle(&request));
+            return Ok(Next::Reply(reply, worker.delivery(&request)));
         }
+        drop(memo);
         match self.parser.parse(bytes)? {
             Parsed::Partial { expects_continue } => Ok(Next::Partial { expects_continue }),
             Parsed::Complete { request, bytes } => {

@@ -141,6 +141,18 @@ fn a_memo_recalls_the_token_that_came_with_these_bytes_and_for_no_other() {
 }
 
 #[test]
+fn a_memo_has_a_request_judged_once_and_the_next_one_anew() {
+    let mut memo = Memo::default();
+    for tag in ["a", "b"] {
+        let mut buf = format!("GET /alloc?app_tag={tag} HTTP/1.1\r\nHost: h\r\n\r\n").into_bytes();
+        let Ok(Parsed::Complete { request, bytes }) = Parser::default().parse(&mut buf) else { panic!() };
+        memo.keep(bytes, &request);
+        assert_eq!(memo.single_of(|| Some(tag.into())), Some(tag));
+        assert_eq!(memo.single_of(|| unreachable!("it was judged")), Some(tag));
+    }
+}
+
+#[test]
 fn a_memo_keeps_no_body_and_no_long_request() {
     let post = b"POST /alloc HTTP/1.0\r\nContent-Type: application/x-www-form-urlencoded\r\n\
             Content-Length: 9\r\n\r\napp_tag=t";
