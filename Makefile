@@ -2,8 +2,9 @@
 
 .PHONY: build run test check lint loom simulation soak chaos galera e2e deps perf-deps bench instructions clean
 
+# The commit is shown by /api/status and in /metrics.
 build:
-	cargo build --release
+	IDALLOC_COMMIT="$$(git rev-parse --short=12 HEAD 2>/dev/null || true)" cargo build --release
 
 run:
 	cargo run --release

@@ -3,9 +3,12 @@
 //! It runs on the program's own thread, away from the workers of the hot port, and takes from them nothing but their
 //! counts. Everything about it is bounded: connections, streams, bodies, and how long a request may take.
 
+mod changes;
 mod events;
 mod guard;
+mod input;
 mod metrics;
+mod openapi;
 mod overview;
 mod port;
 mod problem;
@@ -18,7 +21,9 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
-use axum::routing::get;
+use axum::routing::{MethodRouter, get, post};
+
+use tokio::sync::Semaphore;
 
 use crate::alloc::monitor::Monitor;
 use crate::config::{AdminConfig, Config};
@@ -30,6 +35,8 @@ pub use port::Port;
 
 /// The longest body of a request.
 const BODY_BYTES_MAX: usize = 64 * 1024;
+/// The most sessions with the store.
+const STORE_SESSIONS_MAX: usize = 4;
 /// How long a request may take, from its head to the head of its answer; longer than any store's timeouts.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -42,6 +49,8 @@ struct Admin {
     started: Instant,
     overview: Mutex<Overview>,
     events: events::Events,
+    /// One for each session with the store that may be open.
+    store_sessions: Arc<Semaphore>,
 }
 
 impl Admin {
@@ -54,18 +63,30 @@ impl Admin {
             service,
             started: Instant::now(),
             events: events::Events::default(),
+            store_sessions: Arc::new(Semaphore::new(STORE_SESSIONS_MAX)),
         }
     }
 }
 
+/// Every path, with its methods; `openapi.json` says the same.
+fn routes() -> [(&'static str, MethodRouter<Arc<Admin>>); 9] {
+    [
+        ("/livez", get(status::livez)),
+        ("/readyz", get(status::readyz)),
+        ("/metrics", get(metrics::metrics)),
+        ("/api/status", get(status::status)),
+        ("/api/events", get(events::events)),
+        ("/api/tags", get(tags::list).post(changes::add)),
+        ("/api/tags/{tag}", get(changes::show).patch(changes::change).delete(changes::delete)),
+        ("/api/tags/{tag}/advance", post(changes::advance)),
+        ("/api/openapi.json", get(openapi::openapi)),
+    ]
+}
+
 fn router(admin: Arc<Admin>) -> Router {
-    Router::new()
-        .route("/livez", get(status::livez))
-        .route("/readyz", get(status::readyz))
-        .route("/metrics", get(metrics::metrics))
-        .route("/api/status", get(status::status))
-        .route("/api/tags", get(tags::list))
-        .route("/api/events", get(events::events))
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
         .fallback(|| async { Problem::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

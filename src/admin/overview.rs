@@ -212,6 +212,12 @@ impl Overview {
         self.counts
     }
 
+    /// The tag of this name, when it was looked at last.
+    pub fn line(&self, name: &str) -> Option<&Line> {
+        let index = self.lines.binary_search_by(|line| line.tag.name().cmp(name)).ok()?;
+        Some(&self.lines[index])
+    }
+
     /// The tags with figures of their own, by name, and the sum of the others.
     pub fn series(&self) -> (Vec<(&Line, Series)>, Series) {
         let (mut own, mut others) = (Vec::new(), Series { issued: self.others_issued, ..Series::default() });

@@ -17,7 +17,10 @@ use crate::dsn::Dsn;
 use crate::sync::lock;
 
 /// The commit that this program was built from, where the build says so.
-pub const COMMIT: Option<&str> = option_env!("IDALLOC_COMMIT");
+pub const COMMIT: Option<&str> = match option_env!("IDALLOC_COMMIT") {
+    Some(commit) if !commit.is_empty() => Some(commit),
+    _ => None,
+};
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// `GET /livez`: the process runs.

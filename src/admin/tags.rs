@@ -13,7 +13,8 @@ use super::Admin;
 use super::overview::{Line, supply_s};
 use super::problem::Problem;
 use super::status::epoch_ms;
-use crate::alloc::tag::{TagFigures, TagState};
+use crate::alloc::tag::{Tag, TagFigures, TagState};
+use crate::store::TagDetails;
 use crate::sync::lock;
 
 /// The most tags of one answer, and how many there are where nothing is said.
@@ -64,6 +65,23 @@ pub async fn list(
 }
 
 impl TagView {
+    /// A row as it was just read, with what is in memory of it.
+    pub fn of(admin: &Admin, row: TagDetails) -> Self {
+        let mut overview = lock(&admin.overview);
+        let now = Instant::now();
+        overview.refresh(now);
+        let view = match overview.line(&row.name) {
+            Some(line) => Self::new(line, &admin.monitor.figures(&line.tag, now)),
+            None => {
+                // Not listed yet.
+                let tag = Arc::new(Tag::new(&row.name, row.step, admin.config.policy, now));
+                let figures = admin.monitor.figures(&tag, now);
+                Self::new(&Line::new(tag), &figures)
+            }
+        };
+        Self { max_id: Some(row.max_id.to_string()), description: row.description, step: row.step, ..view }
+    }
+
     fn new(line: &Line, figures: &TagFigures) -> Self {
         Self {
             app_tag: line.tag.name().to_owned(),
@@ -227,7 +245,6 @@ fn number(field: &'static str, value: &str, min: usize, max: usize) -> Result<us
 mod tests {
     use super::*;
     use crate::alloc::sizing::Policy;
-    use crate::alloc::tag::Tag;
 
     fn line(name: &str, state: TagState, left: u64, rate_per_s: f32) -> Line {
         let mut line = Line::new(Arc::new(Tag::new(name, 1, Policy::default(), Instant::now())));

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -47,6 +47,18 @@ struct State {
     next_waiter: WaiterId,
 }
 
+impl State {
+    /// Asks for a listing, and registers who waits for it.
+    fn wait(&mut self, visit: &mut Visit, waker: &Waker) {
+        let id = *visit.waiter.get_or_insert_with(|| {
+            self.next_waiter += 1;
+            self.next_waiter
+        });
+        self.waiters.insert(id, waker.clone());
+        self.requested = true;
+    }
+}
+
 /// What the listing says of a name that is not in the directory.
 pub(super) enum Missing {
     /// There was no such row at most a second ago.
@@ -82,14 +94,27 @@ impl Listing {
         if visit.waiter.is_none() {
             visit.since = state.attempts + u64::from(state.running);
         }
-        let id = *visit.waiter.get_or_insert_with(|| {
-            state.next_waiter += 1;
-            state.next_waiter
-        });
-        state.waiters.insert(id, waker.clone());
-        state.requested = true;
+        state.wait(visit, waker);
         self.requested.notify_one();
         Missing::Waiting
+    }
+
+    /// Has the table read without regard to when it was read before, and tells a caller when that is over: whether it
+    /// went well.
+    pub fn poll_reading(&self, visit: &mut Visit, waker: &Waker, now: Instant) -> Poll<bool> {
+        let mut state = lock(&self.state);
+        if state.stopped {
+            return Poll::Ready(false);
+        }
+        if visit.waiter.is_none() {
+            visit.since = state.attempts + u64::from(state.running);
+            state.not_before = Some(now);
+        } else if state.attempts > visit.since {
+            return Poll::Ready(!state.last_failed);
+        }
+        state.wait(visit, waker);
+        self.requested.notify_one();
+        Poll::Pending
     }
 
     /// Forgets a caller.

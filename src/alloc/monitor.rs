@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::allocator::{EMPTY_GRACE, Shared};
+use super::listing::Visit;
 use super::tag::{Tag, TagFigures};
 use super::{Directory, Health};
 use crate::counters::{Histogram, HistogramReading};
@@ -167,9 +169,39 @@ impl Monitor {
         }
     }
 
+    /// The highest end that this process was granted for the tag.
+    pub fn watermark(&self, tag: &str) -> Option<i64> {
+        self.shared.watermarks.get(tag)
+    }
+
+    /// Has the table read at once, because somebody has changed it.
+    pub fn read_table(&self) -> Reading {
+        Reading { shared: self.shared.clone(), visit: Visit::default() }
+    }
+
     /// The latencies of the reservations of the last ten seconds (the newest 1024 of them), the shortest first.
     pub fn recent_latencies(&self, now: Instant) -> Vec<Duration> {
         self.shared.reservations.recent_latencies(now)
+    }
+}
+
+/// A wait for the table to be read. Dropping it ends the wait, and not the reading.
+pub struct Reading {
+    shared: Arc<Shared>,
+    visit: Visit,
+}
+
+impl Reading {
+    /// Whether the table was read, in a reading that began after this was made: true, or false if that failed or there
+    /// will be none. If it is not over, the waker of `cx` is woken when it is.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.shared.listing.poll_reading(&mut self.visit, cx.waker(), Instant::now())
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.shared.listing.leave(&mut self.visit);
     }
 }
 

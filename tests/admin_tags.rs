@@ -1,0 +1,451 @@
+//! Tags added, changed and deleted through the operator's port, on both stores. Each answer is held against the OpenAPI
+//! document that the port serves.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::mariadb::{MariaDb, PASSWORD};
+use support::server::{Client, PATIENCE, Response, Server, Setup};
+use tempfile::TempDir;
+
+const TOKEN: &str = "hunter2-hunter2-hunter2";
+const JSON: &str = "Content-Type: application/json";
+
+/// A store with the row `test_business`.
+struct Store {
+    dsn: String,
+    database: Option<MariaDb>,
+    dir: TempDir,
+}
+
+impl Store {
+    fn embedded() -> Store {
+        let dir = tempfile::tempdir().unwrap();
+        Store { dsn: format!("sqlite:{}", dir.path().join("ids.db").display()), database: None, dir }
+    }
+
+    fn mariadb() -> Store {
+        let database = MariaDb::start();
+        let dsn = format!("{}?timeout=1s", database.dsn());
+        Store { dsn, database: Some(database), dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn exec(&self, sql: &str) {
+        match &self.database {
+            Some(database) => database.exec(sql),
+            None => {
+                let file = rusqlite::Connection::open(self.dir.path().join("ids.db")).unwrap();
+                file.busy_timeout(PATIENCE).unwrap();
+                file.execute(sql, []).unwrap();
+            }
+        }
+    }
+
+    fn start(&self) -> Server {
+        // The table is read when somebody asks for it, and at no other time while a test lasts.
+        let server = Setup::on(&self.dsn)
+            .admin()
+            .key("TagReloadSeconds", 3600)
+            .key("WatermarkPath", self.dir.path().join("marks.db").to_str().unwrap())
+            .start();
+        server.await_status("/health", 200);
+        server
+    }
+}
+
+/// One operator, and the document that the answers are held against.
+struct Operator {
+    client: Client,
+    document: Value,
+    token: Option<String>,
+}
+
+impl Operator {
+    fn of(server: &Server) -> Operator {
+        let mut client = server.admin();
+        let document = client.get_admin("/api/openapi.json").json();
+        Operator { client, document, token: None }
+    }
+
+    /// A request, and an answer that is as documented.
+    fn ask(&mut self, method: &str, target: &str, body: &str) -> Response {
+        let mut headers = self.token.iter().map(String::as_str).collect::<Vec<_>>();
+        if method != "GET" {
+            headers.push(JSON);
+        }
+        let response = self.client.ask_admin(method, target, &headers, body);
+        self.check(method, target, &response);
+        response
+    }
+
+    fn tag(&mut self, method: &str, target: &str, body: Value) -> (u16, Value) {
+        let response = self.ask(method, target, &body.to_string());
+        (response.status, response.json())
+    }
+
+    /// The status of an error and the field that it names.
+    fn error(&mut self, method: &str, target: &str, body: &str) -> (u16, Value, String) {
+        let response = self.ask(method, target, body);
+        let error = response.json()["error"].clone();
+        (response.status, error["field"].clone(), error["message"].as_str().unwrap().to_owned())
+    }
+
+    fn check(&self, method: &str, target: &str, response: &Response) {
+        let path = target.split('?').next().unwrap();
+        let parts: Vec<_> = path.split('/').collect();
+        let template = match parts[..] {
+            ["", "api", "tags", _] => "/api/tags/{tag}",
+            ["", "api", "tags", _, "advance"] => "/api/tags/{tag}/advance",
+            _ => path,
+        };
+        let operation = &self.document["paths"][template][method.to_lowercase()];
+        let documented = &operation["responses"][response.status.to_string()];
+        assert!(documented.is_object(), "{method} {template} has no {} in the document", response.status);
+        let Some(content) = documented["content"].as_object() else {
+            return assert_eq!(response.body, "", "{method} {target}");
+        };
+        let (media_type, content) = content.iter().next().unwrap();
+        assert!(response.headers["content-type"].starts_with(media_type), "{method} {target}: {response:?}");
+        if media_type == "application/json" {
+            assert_fits(&self.document, &content["schema"], &response.json());
+        }
+    }
+}
+
+/// The document's schemas are JSON Schema's.
+fn assert_fits(document: &Value, schema: &Value, answer: &Value) {
+    let whole = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "allOf": [schema],
+        "components": document["components"],
+    });
+    let validator = jsonschema::validator_for(&whole).expect("a schema");
+    let faults: Vec<_> = validator.iter_errors(answer).map(|fault| fault.to_string()).collect();
+    assert!(faults.is_empty(), "{faults:?} in {answer}");
+}
+
+fn everywhere(case: impl Fn(&Store, &Server, &mut Operator)) {
+    for store in [Store::embedded, Store::mariadb] {
+        let store = store();
+        let server = store.start();
+        println!("on {}", store.dsn);
+        case(&store, &server, &mut Operator::of(&server));
+    }
+}
+
+#[test]
+fn a_tag_that_is_added_serves_at_once() {
+    everywhere(|_, server, operator| {
+        let mut client = server.connect();
+        // That it was not there a moment ago is forgotten.
+        assert_eq!(client.get("/alloc?app_tag=orders").status, 404);
+        let (status, tag) =
+            operator.tag("POST", "/api/tags", json!({"app_tag": "orders", "step": 10, "start": "1000"}));
+        assert_eq!((status, &tag["app_tag"], &tag["step"]), (201, &json!("orders"), &json!(10)));
+        assert_eq!((&tag["max_id"], &tag["state"]), (&json!("1000"), &json!("idle")));
+        assert_eq!(client.get("/alloc?app_tag=orders").id(), 1000);
+        let (status, tag) =
+            operator.tag("POST", "/api/tags", json!({"app_tag": "a/b?c d\u{e4}", "step": "7"}));
+        assert_eq!((status, &tag["step"], &tag["max_id"]), (201, &json!(7), &json!("1")));
+        assert_eq!(client.get("/alloc?app_tag=a%2Fb%3Fc%20d%C3%A4").id(), 1);
+        let shown = operator.ask("GET", "/api/tags/a%2Fb%3Fc%20d%C3%A4", "").json();
+        assert_eq!((&shown["app_tag"], &shown["issued"]), (&json!("a/b?c d\u{e4}"), &json!("1")));
+
+        let (status, field, message) =
+            operator.error("POST", "/api/tags", r#"{"app_tag":"orders","step":1}"#);
+        assert_eq!((status, field), (409, json!("app_tag")), "{message}");
+        let page = operator.ask("GET", "/api/tags?search=or", "").json();
+        assert_eq!(page["total"], 1);
+    });
+}
+
+#[test]
+fn bad_input_is_refused_with_the_field_at_fault() {
+    everywhere(|_, _, operator| {
+        let long = "x".repeat(129);
+        for (body, field, message) in [
+            (json!({"step": 1}), json!("app_tag"), "app_tag is missing"),
+            (
+                json!({"app_tag": "", "step": 1}),
+                json!("app_tag"),
+                "app_tag is \"\": allowed is 1 to 128 bytes",
+            ),
+            (json!({"app_tag": long, "step": 1}), json!("app_tag"), "(129 bytes): allowed is 1 to 128"),
+            (json!({"app_tag": 5, "step": 1}), json!("app_tag"), "app_tag is not a string"),
+            (json!({"app_tag": "a\n", "step": 1}), json!("app_tag"), "without control characters"),
+            (json!({"app_tag": "a"}), json!("step"), "step is missing"),
+            (
+                json!({"app_tag": "a", "step": 0}),
+                json!("step"),
+                "step is 0: allowed is 1 to 9223372036854775807",
+            ),
+            (json!({"app_tag": "a", "step": -5}), json!("step"), "step is -5: allowed is 1 to"),
+            (json!({"app_tag": "a", "step": 1.5}), json!("step"), "step is not a whole number"),
+            (
+                json!({"app_tag": "a", "step": "9223372036854775808"}),
+                json!("step"),
+                "step is not a whole number",
+            ),
+            (json!({"app_tag": "a", "step": 1, "start": 0}), json!("start"), "start is 0: allowed is 1 to"),
+            (json!({"app_tag": "a", "step": 1, "description": "x"}), json!("description"), "no such column"),
+            (
+                json!({"app_tag": "a", "step": 1, "max_id": 5}),
+                json!(null),
+                "unknown field \"max_id\": allowed is app_tag, step",
+            ),
+            (json!([1]), json!(null), "not a JSON object"),
+        ] {
+            let (status, named, text) = operator.error("POST", "/api/tags", &body.to_string());
+            assert_eq!((status, named), (400, field), "{body}: {text}");
+            assert!(text.contains(message), "{body}: {text}");
+        }
+        assert_eq!(operator.error("POST", "/api/tags", "{\"app_tag\":").0, 400);
+        for (body, field) in [
+            (json!({}), json!(null)),
+            (json!({"step": null}), json!(null)),
+            (json!({"step": 0}), json!("step")),
+            (json!({"max_id": 0}), json!("max_id")),
+            (json!({"description": "a\nb"}), json!("description")),
+            (json!({"description": "x"}), json!("description")),
+            (json!({"app_tag": "x"}), json!(null)),
+        ] {
+            let (status, named, text) = operator.error("PATCH", "/api/tags/test_business", &body.to_string());
+            assert_eq!((status, named), (400, field), "{body}: {text}");
+        }
+        for body in ["{\"to\":0}", "{\"to\":\"x\"}"] {
+            let (status, named, _) = operator.error("POST", "/api/tags/test_business/advance", body);
+            assert_eq!((status, named), (400, json!("to")));
+        }
+        for target in [
+            "/api/tags/test_business",
+            "/api/tags/test_business?confirm=",
+            "/api/tags/test_business?confirm=Test_business",
+        ] {
+            let (status, named, _) = operator.error("DELETE", target, "");
+            assert_eq!((status, named), (400, json!("confirm")), "{target}");
+        }
+        for (method, target, body) in [
+            ("GET", "/api/tags/nobody", ""),
+            ("PATCH", "/api/tags/nobody", "{\"step\":1}"),
+            ("DELETE", "/api/tags/nobody?confirm=nobody", ""),
+            ("POST", "/api/tags/nobody/advance", "{\"to\":5}"),
+        ] {
+            let (status, _, message) = operator.error(method, target, body);
+            assert_eq!(status, 404, "{method} {target}");
+            assert!(message.contains("no tag \"nobody\""), "{message}");
+        }
+        let too_long = format!("{{\"app_tag\":\"{}\"}}", "x".repeat(70_000));
+        assert_eq!(operator.error("POST", "/api/tags", &too_long).0, 413);
+    });
+}
+
+#[test]
+fn a_change_is_acted_on_at_once() {
+    everywhere(|_, server, operator| {
+        let mut client = server.connect();
+        operator.tag("POST", "/api/tags", json!({"app_tag": "t", "step": 1}));
+        let (status, tag) = operator.tag("PATCH", "/api/tags/t", json!({"step": 1000}));
+        assert_eq!((status, &tag["step"], &tag["max_id"]), (200, &json!(1000), &json!("1")));
+        assert_eq!(client.get("/alloc?app_tag=t").id(), 1);
+        let listed = operator.ask("GET", "/api/tags?search=t&sort=app_tag", "").json();
+        let amount = listed["tags"].as_array().unwrap().iter().find(|tag| tag["app_tag"] == "t").unwrap()["last_amount"].clone();
+        assert_eq!(amount, 1000, "the step of the very first reservation");
+
+        let (status, tag) =
+            operator.tag("PATCH", "/api/tags/t", json!({"max_id": "9007199254740993", "step": 2000}));
+        assert_eq!((status, &tag["step"], &tag["max_id"]), (200, &json!(2000), &json!("9007199254740993")));
+        let (status, field, message) = operator.error("PATCH", "/api/tags/t", r#"{"max_id":5,"step":3}"#);
+        assert_eq!((status, field), (409, json!("max_id")));
+        assert!(message.contains("9007199254740993 in the table and only goes up"), "{message}");
+        let shown = operator.ask("GET", "/api/tags/t", "").json();
+        assert_eq!(
+            (&shown["step"], &shown["max_id"]),
+            (&json!(2000), &json!("9007199254740993")),
+            "nothing of it is done"
+        );
+
+        assert_eq!(operator.ask("DELETE", "/api/tags/t?confirm=t", "").status, 204);
+        assert_eq!(client.get("/alloc?app_tag=t").status, 404, "what was in memory is not handed out");
+        let log = server.log_so_far().join("\n");
+        for part in [
+            "the operator added the tag",
+            "changed the tag's step",
+            "raised the tag's max_id",
+            "deleted the tag",
+        ] {
+            assert!(log.contains(part), "no {part:?} in {log}");
+        }
+    });
+}
+
+#[test]
+fn a_row_at_fault_is_mended_and_serves_at_once() {
+    everywhere(|store, server, operator| {
+        let mut client = server.connect();
+        store.exec("INSERT INTO segments (app_tag, max_id, step) VALUES ('broken', 0, 0)");
+        let added = operator.tag("POST", "/api/tags", json!({"app_tag": "fenced", "step": 100})).0;
+        assert_eq!(added, 201);
+        assert_eq!(client.get("/alloc?app_tag=broken").status, 503);
+        assert_eq!(operator.tag("PATCH", "/api/tags/broken", json!({"step": 5})).0, 200);
+        assert_eq!(client.get("/alloc?app_tag=broken").id(), 1);
+
+        // What a failover to a replica that lagged looks like.
+        while client.get("/alloc?app_tag=fenced&count=10").status == 200 {
+            store.exec("UPDATE segments SET max_id = 1 WHERE app_tag = 'fenced'");
+        }
+        let fenced = operator.ask("GET", "/api/tags/fenced", "").json();
+        assert_eq!(fenced["state"], "fenced", "{fenced}");
+        let granted: i64 = fenced["fault"].as_str().unwrap().rsplit(' ').nth(2).unwrap().parse().unwrap();
+        let (status, tag) = operator.tag("POST", "/api/tags/fenced/advance", json!({}));
+        // The refill that follows may take a moment yet.
+        assert_eq!((status, &tag["fault"]), (200, &json!(null)), "{tag}");
+        assert!(tag["max_id"].as_str().unwrap().parse::<i64>().unwrap() >= granted, "{tag}");
+        assert!(client.get("/alloc?app_tag=fenced").id() >= granted);
+        // Nothing is known of a tag that this server was never granted anything of.
+        operator.tag("POST", "/api/tags", json!({"app_tag": "new", "step": 100}));
+        let (status, field, message) = operator.error("POST", "/api/tags/new/advance", "");
+        assert_eq!((status, field), (409, json!("to")), "{message}");
+        assert_eq!(operator.tag("POST", "/api/tags/new/advance", json!({"to": 500})).1["max_id"], "500");
+        assert_eq!(client.get("/alloc?app_tag=new").id(), 500);
+    });
+}
+
+#[test]
+fn descriptions_are_for_tables_that_have_them() {
+    let store = Store::mariadb();
+    store.exec("ALTER TABLE segments ADD COLUMN description VARCHAR(20) NOT NULL DEFAULT 'none'");
+    let server = store.start();
+    let mut operator = Operator::of(&server);
+    let tag =
+        operator.tag("POST", "/api/tags", json!({"app_tag": "a", "step": 1, "description": "of the shop"})).1;
+    assert_eq!(tag["description"], "of the shop");
+    assert_eq!(
+        operator.tag("POST", "/api/tags", json!({"app_tag": "b", "step": 1})).1["description"],
+        "none"
+    );
+    assert_eq!(
+        operator.tag("PATCH", "/api/tags/b", json!({"description": "b\u{fc}cher"})).1["description"],
+        "b\u{fc}cher"
+    );
+    let (status, field, message) =
+        operator.error("PATCH", "/api/tags/b", &json!({"description": "x".repeat(21)}).to_string());
+    assert_eq!((status, field), (400, json!("description")), "{message}");
+    let page = operator.ask("GET", "/api/tags", "").json();
+    assert!(
+        page["tags"].as_array().unwrap().iter().all(|tag| tag["description"].is_null()),
+        "lists are from memory"
+    );
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_an_error_and_lists_go_on() {
+    let store = Store::mariadb();
+    let server = store.start();
+    let mut operator = Operator::of(&server);
+    store.database.as_ref().unwrap().kill();
+    for (method, target, body) in [
+        ("GET", "/api/tags/test_business", ""),
+        ("POST", "/api/tags", r#"{"app_tag":"x","step":1}"#),
+        ("PATCH", "/api/tags/test_business", r#"{"step":1}"#),
+        ("DELETE", "/api/tags/test_business?confirm=test_business", ""),
+        ("POST", "/api/tags/test_business/advance", r#"{"to":1}"#),
+    ] {
+        let (status, field, message) = operator.error(method, target, body);
+        assert_eq!((status, field), (503, json!(null)), "{method} {target}");
+        assert!(message.contains("store unreachable") && !message.contains(PASSWORD), "{message}");
+    }
+    assert_eq!(operator.ask("GET", "/api/tags", "").json()["total"], 1);
+}
+
+// ---- the document ----
+
+#[test]
+fn every_path_has_the_documented_methods_and_no_other() {
+    let store = Store::embedded();
+    let server = store.start();
+    let mut operator = Operator::of(&server);
+    for (path, operations) in operator.document["paths"].as_object().unwrap().clone() {
+        let mut documented: Vec<_> = operations
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|key| *key != "parameters")
+            .map(|method| method.to_uppercase())
+            .collect();
+        if documented.contains(&"GET".to_owned()) {
+            documented.push("HEAD".to_owned());
+        }
+        documented.sort();
+        let target = path.replace("{tag}", "test_business");
+        let response = operator.client.ask_admin("PUT", &target, &[JSON], "{}");
+        assert_eq!(response.status, 405, "{path}");
+        let mut allowed: Vec<_> = response.headers["allow"].split(',').map(str::to_owned).collect();
+        allowed.sort();
+        assert_eq!(allowed, documented, "{path}");
+    }
+}
+
+#[test]
+fn what_is_read_is_as_documented() {
+    let store = Store::embedded();
+    let server = store.start();
+    let mut operator = Operator::of(&server);
+    for target in [
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/api/status",
+        "/api/openapi.json",
+        "/api/tags?limit=1",
+        "/api/tags?limit=0",
+    ] {
+        operator.ask("GET", target, "");
+    }
+    assert_eq!(operator.client.get_admin("/api/tags?limit=0").status, 400);
+    // Every schema that the document names is there, and is one.
+    let document = &operator.document;
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        let whole = json!({"allOf": [schema], "components": document["components"]});
+        assert!(jsonschema::validator_for(&whole).is_ok(), "{name}");
+    }
+    // The samples, which come as events.
+    let mut events = server.admin();
+    events.send("GET /api/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(events.socket()));
+    for name in ["History", "Sample"] {
+        let data = lines.find_map(|line| line.unwrap().strip_prefix("data: ").map(str::to_owned)).unwrap();
+        let schema = json!({"$ref": format!("#/components/schemas/{name}")});
+        assert_fits(document, &schema, &serde_json::from_str(&data).unwrap());
+    }
+}
+
+#[test]
+fn with_a_token_nothing_is_changed_without_it() {
+    let store = Store::embedded();
+    let server = Setup::on(&store.dsn).admin().key("AdminToken", TOKEN).start();
+    server.await_status("/health", 200);
+    let mut operator = Operator {
+        client: server.admin(),
+        document: Value::Null,
+        token: Some(format!("Authorization: Bearer {TOKEN}")),
+    };
+    let token = operator.token.clone().unwrap();
+    operator.document = operator.client.ask_admin("GET", "/api/openapi.json", &[&token], "").json();
+    for given in [None, Some(format!("{token}x"))] {
+        operator.token = given;
+        for (method, target, body) in [
+            ("POST", "/api/tags", r#"{"app_tag":"x","step":1}"#),
+            ("PATCH", "/api/tags/test_business", r#"{"step":1}"#),
+            ("DELETE", "/api/tags/test_business?confirm=test_business", ""),
+            ("POST", "/api/tags/test_business/advance", r#"{"to":1000000}"#),
+        ] {
+            assert_eq!(operator.error(method, target, body).0, 401);
+        }
+    }
+    operator.token = Some(token);
+    let tag = operator.ask("GET", "/api/tags/test_business", "").json();
+    assert_eq!(
+        (&tag["step"], operator.ask("GET", "/api/tags", "").json()["total"].as_u64()),
+        (&json!(100_000), Some(1))
+    );
+}
