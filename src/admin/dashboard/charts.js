@@ -1,0 +1,148 @@
+// The last minutes as lines, drawn by uPlot.
+
+import { amount, latency, timeOfDay } from "./format.js";
+
+const WINDOW_S = 300;
+/// Where samples are further apart than this the line is broken.
+const GAP_S = 3;
+const HEIGHT_PX = 132;
+
+const CHARTS = {
+  ids: { format: amount, lines: [{ key: "ids_per_s" }] },
+  requests: { format: amount, lines: [{ key: "requests_per_s" }] },
+  waiting: { format: amount, lines: [{ key: "waiting" }] },
+  latency: {
+    format: latency,
+    lines: [
+      { key: "reservation_p50_ms", name: "p50" },
+      { key: "reservation_p99_ms", name: "p99", dash: [4, 3], color: "--line-2" },
+    ],
+  },
+};
+
+/// All charts, over the same samples and with one cursor.
+export class Charts {
+  #samples = [];
+  #charts = Object.entries(CHARTS).map(([id, chart]) => new Chart(id, chart));
+
+  /// Older samples that are known already stay: a server that was restarted has forgotten them.
+  history(samples) {
+    const first = samples[0]?.t_ms ?? Infinity;
+    this.#samples = [...this.#samples.filter((sample) => sample.t_ms < first), ...samples];
+    this.draw();
+  }
+
+  sample(sample) {
+    this.#samples.push(sample);
+    this.draw();
+  }
+
+  draw() {
+    const now = this.#samples.at(-1)?.t_ms;
+    if (now === undefined) return;
+    this.#samples = this.#samples.filter((sample) => sample.t_ms > now - WINDOW_S * 1000);
+    if (document.hidden) return;
+    const whole = withGaps(this.#samples);
+    for (const chart of this.#charts) chart.draw(whole, now / 1000);
+  }
+
+  /// Takes the colours of the present theme.
+  restyle() {
+    for (const chart of this.#charts) chart.build();
+    this.draw();
+  }
+}
+
+function withGaps(samples) {
+  return samples.flatMap((sample, index) => {
+    const before = samples[index - 1];
+    const gap = before !== undefined && sample.t_ms - before.t_ms > GAP_S * 1000;
+    return gap ? [{ t_ms: before.t_ms + 1000 }, sample] : [sample];
+  });
+}
+
+class Chart {
+  #plot;
+  #now;
+  #chart;
+  #uplot;
+  #end_s = 0;
+
+  constructor(id, chart) {
+    const figure = document.getElementById(`chart-${id}`);
+    this.#plot = figure.querySelector(".plot");
+    this.#now = figure.querySelector(".now");
+    this.#chart = chart;
+    this.build();
+    new ResizeObserver(() => this.#uplot.setSize(this.#size())).observe(this.#plot);
+  }
+
+  build() {
+    const data = this.#uplot?.data ?? [[], ...this.#chart.lines.map(() => [])];
+    this.#uplot?.destroy();
+    this.#uplot = new uPlot(this.#options(), data, this.#plot);
+  }
+
+  draw(samples, end_s) {
+    this.#end_s = end_s;
+    const values = ({ key }) => samples.map((sample) => sample[key] ?? null);
+    const times = samples.map((sample) => sample.t_ms / 1000);
+    this.#uplot.setData([times, ...this.#chart.lines.map(values)]);
+    this.#caption();
+  }
+
+  #size() {
+    return { width: Math.max(this.#plot.clientWidth, 120), height: HEIGHT_PX };
+  }
+
+  #options() {
+    const style = getComputedStyle(document.documentElement);
+    const color = (name) => style.getPropertyValue(name).trim();
+    const axis = {
+      stroke: color("--muted"),
+      font: "11px system-ui, sans-serif",
+      grid: { stroke: color("--grid"), width: 1 },
+      ticks: { show: false },
+    };
+    const line = ({ key, dash, color: name = "--accent" }) => ({
+      label: key,
+      stroke: color(name),
+      fill: dash ? undefined : color("--accent-fill"),
+      width: 1.5,
+      dash,
+      points: { show: false },
+    });
+    return {
+      ...this.#size(),
+      padding: [8, 8, 0, 0],
+      legend: { show: false },
+      cursor: { sync: { key: "node" }, y: false, drag: { x: false, y: false }, points: { size: 6 } },
+      scales: {
+        x: { range: () => [this.#end_s - WINDOW_S, this.#end_s] },
+        y: { range: (_u, _min, max) => [0, max > 0 ? max * 1.15 : 1] },
+      },
+      axes: [
+        { ...axis, size: 22, gap: 4, space: 64, values: (_u, times) => times.map((s) => timeOfDay(s * 1000).slice(0, 5)), incrs: [60, 120] },
+        { ...axis, size: 52, gap: 6, space: 30, values: (_u, values) => values.map(this.#chart.format) },
+      ],
+      series: [{}, ...this.#chart.lines.map(line)],
+      hooks: { setCursor: [() => this.#caption()] },
+    };
+  }
+
+  /// The value under the cursor, or else the newest.
+  #caption() {
+    if (this.#uplot === undefined) return;
+    const [times, ...lines] = this.#uplot.data;
+    const under = this.#uplot.cursor.idx;
+    const index = under ?? times.length - 1;
+    if (times[index] === undefined) return;
+    const { format, lines: named } = this.#chart;
+    const value = (values, line) => {
+      const text = values[index] === null ? "–" : format(values[index]);
+      return named[line].name === undefined ? text : `${named[line].name} ${text}`;
+    };
+    this.#now.textContent = lines.map(value).join("  ");
+    this.#now.dataset.at = under === null || under === undefined ? "" : timeOfDay(times[index] * 1000);
+  }
+}

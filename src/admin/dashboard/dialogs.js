@@ -1,0 +1,142 @@
+// Questions to the operator.
+
+import { ask, tagPath, token } from "./api.js";
+import { ago, grouped } from "./format.js";
+import { stateName } from "./states.js";
+
+const byId = (id) => document.getElementById(id);
+
+/// Opens a <dialog> with a form. `submit(fields)` may throw; then it stays open and says why. Resolves when it is closed,
+/// to whether the form was carried out.
+function form(dialog, submit, values = {}) {
+  const element = dialog.querySelector("form");
+  const problem = dialog.querySelector(".problem");
+  const button = element.querySelector("[type=submit]");
+  element.reset();
+  for (const [name, value] of Object.entries(values)) element.elements[name].value = value;
+  clear();
+  const listeners = new AbortController();
+  const { signal } = listeners;
+  let done = false;
+
+  function clear() {
+    problem.hidden = true;
+    for (const field of element.elements) field.removeAttribute("aria-invalid");
+  }
+  async function run(event) {
+    event.preventDefault();
+    clear();
+    button.disabled = true;
+    try {
+      await submit(Object.fromEntries(new FormData(element)));
+      done = true;
+      dialog.close();
+    } catch (error) {
+      problem.textContent = error.message;
+      problem.hidden = false;
+      const field = error.field && element.elements[error.field];
+      if (field) {
+        field.setAttribute("aria-invalid", "true");
+        field.focus();
+      }
+    } finally {
+      button.disabled = false;
+    }
+  }
+
+  element.addEventListener("submit", run, { signal });
+  dialog.querySelector(".cancel")?.addEventListener("click", () => dialog.close(), { signal });
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => { listeners.abort(); resolve(done); }, { signal });
+    dialog.showModal();
+  });
+}
+
+/// Empty fields are left out.
+const given = (fields) => Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== ""));
+
+let tokenAsked = null;
+
+/// Asks for the token until the server takes it; false if the operator gives up. Asked once, however many want to know.
+export function askToken() {
+  const submit = async (fields) => {
+    token.set(fields.token);
+    try {
+      await ask("GET", "/api/status");
+    } catch (error) {
+      token.forget();
+      if (error.status === 401) error.message = "The server does not take this token.";
+      throw error;
+    }
+  };
+  tokenAsked ??= form(byId("token-dialog"), submit).finally(() => (tokenAsked = null));
+  return tokenAsked;
+}
+
+/// Each of these resolves to what was done, in words, or null.
+export async function addTag() {
+  let added;
+  const submit = async (fields) => (added = await ask("POST", "/api/tags", { body: given(fields) }));
+  return (await form(byId("add-dialog"), submit)) ? `Tag ${added.app_tag} is added.` : null;
+}
+
+export async function editTag(name) {
+  const tag = await ask("GET", tagPath(name));
+  const dialog = byId("tag-dialog");
+  byId("tag-title").textContent = name;
+  byId("tag-fault").textContent = tag.fault ?? "";
+  byId("tag-fault").hidden = tag.fault === null;
+  byId("tag-facts").replaceChildren(...facts(tag));
+  byId("tag-advance").hidden = tag.state !== "fenced";
+
+  const before = { step: String(tag.step), description: tag.description ?? "" };
+  const submit = async (fields) => {
+    const changes = Object.entries(fields).filter(([key, value]) => value !== before[key]);
+    if (changes.length > 0) await ask("PATCH", tagPath(name), { body: Object.fromEntries(changes) });
+  };
+  let then = null;
+  byId("tag-delete").onclick = () => { then = deleteTag; dialog.close(); };
+  byId("tag-advance").onclick = () => { then = advanceTag; dialog.close(); };
+  if (await form(dialog, submit, before)) return `Tag ${name} is changed.`;
+  return then === null ? null : then(name, tag.fault);
+}
+
+export async function advanceTag(name, fault) {
+  const dialog = byId("advance-dialog");
+  dialog.querySelector(".tag-name").textContent = name;
+  byId("advance-fault").textContent = fault ?? "";
+  const submit = ({ to }) => ask("POST", `${tagPath(name)}/advance`, { body: given({ to }) });
+  return (await form(dialog, submit)) ? `Tag ${name} is advanced.` : null;
+}
+
+async function deleteTag(name) {
+  const dialog = byId("delete-dialog");
+  const confirm = byId("delete-confirm");
+  const button = dialog.querySelector("[type=submit]");
+  dialog.querySelector(".tag-name").textContent = name;
+  button.disabled = true;
+  confirm.oninput = () => (button.disabled = confirm.value !== name);
+  const submit = (fields) => ask("DELETE", `${tagPath(name)}?confirm=${encodeURIComponent(fields.confirm)}`);
+  return (await form(dialog, submit)) ? `Tag ${name} is deleted.` : null;
+}
+
+function facts(tag) {
+  const reserved = tag.last_reserved_at_ms;
+  const pairs = [
+    ["State", stateName(tag.state)],
+    ["max_id in the table", tag.max_id === null ? "–" : grouped(tag.max_id)],
+    ["Left in memory", `${grouped(tag.left)} in ${tag.segments} ${tag.segments === 1 ? "segment" : "segments"}`],
+    ["Issued by this node", grouped(tag.issued)],
+    ["Last reservation", reserved === null ? "none yet" : `${grouped(tag.last_amount)} IDs, ${ago((Date.now() - reserved) / 1000)}`],
+  ];
+  return pairs.map(([name, text]) => pair(name, text));
+}
+
+/// A line of a definition list.
+export function pair(name, text) {
+  const line = document.createElement("div");
+  line.append(document.createElement("dt"), document.createElement("dd"));
+  line.firstChild.textContent = name;
+  line.lastChild.textContent = text;
+  return line;
+}
