@@ -4,6 +4,7 @@
 //! counts. Everything about it is bounded: connections, streams, bodies, and how long a request may take.
 
 mod changes;
+mod dashboard;
 mod events;
 mod guard;
 mod input;
@@ -68,7 +69,7 @@ impl Admin {
     }
 }
 
-/// Every path, with its methods; `openapi.json` says the same.
+/// Every path of the API, with its methods; `openapi.json` says the same.
 fn routes() -> [(&'static str, MethodRouter<Arc<Admin>>); 9] {
     [
         ("/livez", get(status::livez)),
@@ -87,6 +88,8 @@ fn router(admin: Arc<Admin>) -> Router {
     routes()
         .into_iter()
         .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
+        .route("/", get(dashboard::page))
+        .route("/assets/{*path}", get(dashboard::asset))
         .fallback(|| async { Problem::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

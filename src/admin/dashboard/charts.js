@@ -6,11 +6,15 @@ const WINDOW_S = 300;
 /// Where samples are further apart than this the line is broken.
 const GAP_S = 3;
 const HEIGHT_PX = 132;
+/// Steps of an axis for what is counted.
+const WHOLE = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
+
+const minute = (time_s) => timeOfDay(time_s * 1000).slice(0, 5);
 
 const CHARTS = {
-  ids: { format: amount, lines: [{ key: "ids_per_s" }] },
-  requests: { format: amount, lines: [{ key: "requests_per_s" }] },
-  waiting: { format: amount, lines: [{ key: "waiting" }] },
+  ids: { format: amount, steps: WHOLE, lines: [{ key: "ids_per_s" }] },
+  requests: { format: amount, steps: WHOLE, lines: [{ key: "requests_per_s" }] },
+  waiting: { format: amount, steps: WHOLE, lines: [{ key: "waiting" }] },
   latency: {
     format: latency,
     lines: [
@@ -64,6 +68,7 @@ function withGaps(samples) {
 class Chart {
   #plot;
   #now;
+  #captions;
   #chart;
   #uplot;
   #end_s = 0;
@@ -73,6 +78,12 @@ class Chart {
     this.#plot = figure.querySelector(".plot");
     this.#now = figure.querySelector(".now");
     this.#chart = chart;
+    this.#captions = chart.lines.map(({ name }) => {
+      const caption = document.createElement("span");
+      caption.className = name === undefined ? "" : "line";
+      return caption;
+    });
+    this.#now.replaceChildren(...this.#captions);
     this.build();
     new ResizeObserver(() => this.#uplot.setSize(this.#size())).observe(this.#plot);
   }
@@ -122,8 +133,8 @@ class Chart {
         y: { range: (_u, _min, max) => [0, max > 0 ? max * 1.15 : 1] },
       },
       axes: [
-        { ...axis, size: 22, gap: 4, space: 64, values: (_u, times) => times.map((s) => timeOfDay(s * 1000).slice(0, 5)), incrs: [60, 120] },
-        { ...axis, size: 52, gap: 6, space: 30, values: (_u, values) => values.map(this.#chart.format) },
+        { ...axis, size: 20, gap: 2, space: 64, incrs: [60, 120], values: (_u, times) => times.map(minute) },
+        { ...axis, size: 56, gap: 6, space: 30, incrs: this.#chart.steps, values: (_u, values) => values.map(this.#chart.format) },
       ],
       series: [{}, ...this.#chart.lines.map(line)],
       hooks: { setCursor: [() => this.#caption()] },
@@ -137,12 +148,10 @@ class Chart {
     const under = this.#uplot.cursor.idx;
     const index = under ?? times.length - 1;
     if (times[index] === undefined) return;
-    const { format, lines: named } = this.#chart;
-    const value = (values, line) => {
-      const text = values[index] === null ? "–" : format(values[index]);
-      return named[line].name === undefined ? text : `${named[line].name} ${text}`;
-    };
-    this.#now.textContent = lines.map(value).join("  ");
+    const text = (values) => (values[index] === null ? "–" : this.#chart.format(values[index]));
+    this.#captions.forEach((caption, line) => {
+      caption.textContent = [this.#chart.lines[line].name, text(lines[line])].filter(Boolean).join(" ");
+    });
     this.#now.dataset.at = under === null || under === undefined ? "" : timeOfDay(times[index] * 1000);
   }
 }

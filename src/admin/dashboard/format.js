@@ -14,7 +14,7 @@ export function amount(value) {
 
 /// Milliseconds, in the unit that suits them.
 export function latency(ms) {
-  if (ms === null) return "–";
+  if (ms === 0) return "0 ms";
   if (ms >= 1000) return `${(ms / 1000).toFixed(1)} s`;
   if (ms >= 10) return `${Math.round(ms)} ms`;
   return `${ms.toFixed(ms >= 1 ? 1 : 2)} ms`;

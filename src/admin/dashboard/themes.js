@@ -2,7 +2,7 @@
 
 const KEY = "idalloc-theme";
 const NEXT = { auto: "light", light: "dark", dark: "auto" };
-const NAMES = { auto: "Theme: auto", light: "Theme: light", dark: "Theme: dark" };
+const NAMES = { auto: "◐ Auto", light: "○ Light", dark: "● Dark" };
 
 /// `onChange` is called whenever the colours are others.
 export function startTheme(onChange) {
@@ -12,6 +12,7 @@ export function startTheme(onChange) {
   const apply = () => {
     const theme = chosen() === "auto" ? (system.matches ? "dark" : "light") : chosen();
     button.textContent = NAMES[chosen()];
+    button.ariaLabel = `Theme: ${chosen()}`;
     if (document.documentElement.dataset.theme === theme) return;
     document.documentElement.dataset.theme = theme;
     onChange();
