@@ -1,6 +1,6 @@
 # The commands of this project. `make check` is what CI runs.
 
-.PHONY: build run test check lint loom simulation soak chaos galera e2e deps perf-deps bench instructions clean
+.PHONY: build run test check lint loom simulation soak chaos galera e2e screenshots deps perf-deps bench instructions clean
 
 # The commit is shown by /api/status and in /metrics.
 build:
@@ -30,6 +30,11 @@ soak:
 e2e: deps
 	sh tests/install-e2e.sh
 	cargo test --locked --features e2e --test e2e
+
+# The pictures of the dashboard in docs/screenshots.
+screenshots:
+	sh tests/install-e2e.sh
+	IDALLOC_SCREENSHOTS=$(CURDIR)/docs/screenshots cargo test --locked --features e2e --test e2e it_fits
 
 # Ten thousand seeds of the allocator's simulation; `make test` runs as many as fit into 15 s.
 simulation:

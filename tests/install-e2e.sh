@@ -5,6 +5,8 @@ set -eu
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need promtool prometheus
+need chromium chromium
+need chromedriver chromium-driver
 [ -z "$missing" ] && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then

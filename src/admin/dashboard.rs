@@ -107,9 +107,12 @@ mod tests {
     #[test]
     fn every_file_that_is_named_is_served() {
         let page = text(PAGE);
-        let scripts = ASSETS.iter().filter(|asset| asset.path.ends_with(".js") && !asset.path.starts_with("vendor"));
+        let scripts =
+            ASSETS.iter().filter(|asset| asset.path.ends_with(".js") && !asset.path.starts_with("vendor"));
         let from_scripts = scripts.flat_map(|script| named(text(script), "from \"./"));
-        let from_page = named(page, "src=\"").chain(named(page, "href=\"")).filter_map(|url| url.strip_prefix("/assets/"));
+        let from_page = named(page, "src=\"")
+            .chain(named(page, "href=\""))
+            .filter_map(|url| url.strip_prefix("/assets/"));
         let names: Vec<_> = from_page.chain(from_scripts).collect();
         assert!(names.len() > ASSETS.len(), "{names:?}");
         for name in names {
@@ -121,7 +124,9 @@ mod tests {
     fn nothing_comes_from_elsewhere_and_nothing_is_written_as_markup() {
         for asset in ASSETS.iter().chain([PAGE]).filter(|asset| !asset.path.starts_with("vendor")) {
             let text = text(asset).replace("http://www.w3.org/2000/svg", "");
-            for forbidden in ["http:", "https:", "//cdn", "innerHTML", "outerHTML", "insertAdjacentHTML", "eval("] {
+            for forbidden in
+                ["http:", "https:", "//cdn", "innerHTML", "outerHTML", "insertAdjacentHTML", "eval("]
+            {
                 assert!(!text.contains(forbidden), "{} holds {forbidden}", asset.path);
             }
         }

@@ -1,6 +1,8 @@
-//! The program among those that operators run beside it. `make e2e` installs them.
+//! The program among those that operators run beside it, a browser too. `make e2e` installs them.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod browser;
+mod chromium;
 mod metrics;

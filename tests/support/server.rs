@@ -59,7 +59,7 @@ impl Setup {
         self
     }
 
-    /// With the operator's port, on any free port.
+    /// With the operator's port: AdminPort if that is set, or else any free port.
     pub fn admin(mut self) -> Setup {
         self.with_admin = true;
         self
@@ -90,14 +90,15 @@ impl Setup {
 
     /// Starts it, and waits until it listens.
     pub fn start(mut self) -> Server {
+        let any_port = self.with_admin && self.keys["AdminPort"] == 0;
         loop {
-            if self.with_admin {
+            if any_port {
                 self.keys.insert("AdminPort".into(), free_port().into());
             }
             match self.try_start() {
                 Ok(server) => return server,
                 // Somebody else has taken the free port meanwhile.
-                Err(log) if self.with_admin && log.iter().any(|line| line.contains("serve operators")) => {}
+                Err(log) if any_port && log.iter().any(|line| line.contains("serve operators")) => {}
                 Err(log) => panic!("not started; log: {log:?}"),
             }
         }

@@ -5,7 +5,6 @@ import { amount, latency, timeOfDay } from "./format.js";
 const WINDOW_S = 300;
 /// Where samples are further apart than this the line is broken.
 const GAP_S = 3;
-const HEIGHT_PX = 132;
 /// Steps of an axis for what is counted.
 const WHOLE = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
 
@@ -103,7 +102,7 @@ class Chart {
   }
 
   #size() {
-    return { width: Math.max(this.#plot.clientWidth, 120), height: HEIGHT_PX };
+    return { width: Math.max(this.#plot.clientWidth, 120), height: this.#plot.clientHeight };
   }
 
   #options() {

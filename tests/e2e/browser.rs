@@ -1,0 +1,425 @@
+//! The dashboard in a real browser, on a real server.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+use thirtyfour::{Key, TypingData};
+
+use crate::chromium::{Browser, DESKTOP, Screen};
+use crate::support::mariadb::MariaDb;
+use crate::support::server::{Client, Server, Setup};
+
+const TOKEN: &str = "a-token-of-the-operators";
+
+/// A server on an embedded store of its own.
+struct Site {
+    server: Server,
+    directory: TempDir,
+}
+
+impl Site {
+    fn new() -> Site {
+        let directory = tempfile::tempdir().unwrap();
+        let server = setup(directory.path()).start();
+        server.await_status("/health", 200);
+        Site { server, directory }
+    }
+
+    fn browser(&self) -> Browser {
+        Browser::open(self.server.admin_port())
+    }
+
+    fn rows(&self) -> rusqlite::Connection {
+        rows(self.directory.path())
+    }
+}
+
+fn setup(directory: &Path) -> Setup {
+    Setup::embedded(&directory.join("ids.db")).admin().key("TagReloadSeconds", 1)
+}
+
+fn rows(directory: &Path) -> rusqlite::Connection {
+    let rows = rusqlite::Connection::open(directory.join("ids.db")).unwrap();
+    rows.busy_timeout(Duration::from_secs(30)).unwrap();
+    rows
+}
+
+/// Somebody who asks for IDs, a few hundred times a second, until dropped.
+struct Load {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Load {
+    fn on(server: &Server, tags: &[&str]) -> Load {
+        let targets: Vec<_> = tags.iter().map(|tag| format!("/alloc?app_tag={tag}&count=10")).collect();
+        let over = Arc::new(AtomicBool::new(false));
+        let (port, is_over) = (server.port(), over.clone());
+        let thread = thread::spawn(move || {
+            let mut client = Client::connect(port);
+            // Relaxed: nothing else is handed over.
+            for target in targets.iter().cycle().take_while(|_| !is_over.load(Relaxed)) {
+                client.get(target);
+                thread::sleep(Duration::from_millis(3));
+            }
+        });
+        Load { over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.over.store(true, Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(thread::panicking() || !matches!(ended, Some(Err(_))), "the load broke off");
+    }
+}
+
+/// The row of a tag, as an expression of the page.
+fn row(tag: &str) -> String {
+    format!(
+        "[...document.querySelectorAll('#rows tr')].find((row) => row.querySelector('.open').textContent === {})",
+        json!(tag)
+    )
+}
+
+fn search(browser: &Browser, text: &str, total: &str) {
+    browser.fill("#search", text);
+    browser.await_text("#range", total);
+}
+
+#[test]
+fn the_figures_move_under_load_and_nothing_is_asked_of_others() {
+    let site = Site::new();
+    let browser = site.browser();
+    browser.await_text("#live-text", "Live");
+    browser.await_text("#health-text", "Serving");
+    browser.await_that("document.querySelector('#now-ids').textContent === '0'");
+    let load = Load::on(&site.server, &["test_business"]);
+    for figure in ["#now-ids", "#now-requests"] {
+        browser.await_that(&format!("parseFloat(document.querySelector('{figure}').textContent) > 0"));
+    }
+    browser
+        .await_that(&format!("parseFloat({}?.querySelector('.rate').textContent) > 0", row("test_business")));
+    browser.await_that("document.querySelector('#now-latency').textContent.includes('ms')");
+    browser.await_that("document.querySelectorAll('.plot canvas').length === 4");
+    drop(load);
+    browser.await_that("document.querySelector('#now-requests').textContent === '0'");
+    browser.assert_quiet();
+}
+
+#[test]
+fn a_tag_is_added_serves_is_changed_and_is_deleted() {
+    let site = Site::new();
+    let browser = site.browser();
+    browser.await_text("#range", "of 1");
+    browser.click("#add");
+    browser.fill("#add-tag", "orders");
+    browser.fill("#add-step", "0");
+    browser.click("#add-dialog [type=submit]");
+    browser.await_text("#add-dialog .problem", "step");
+    browser.await_that("document.activeElement.id === 'add-step'");
+    browser.fill("#add-step", "250");
+    browser.fill("#add-start", "9007199254740993");
+    browser.click("#add-dialog [type=submit]");
+    browser.await_text("#announce", "Tag orders is added.");
+    browser.await_that(&row("orders"));
+    let first = site.server.await_status("/alloc?app_tag=orders", 200);
+    assert!(first.body.contains("\"id\":9007199254740993"), "{first:?}");
+    browser.await_that(&format!("{}.textContent.includes('Serving')", row("orders")));
+
+    browser.eval(&format!("{}.querySelector('.edit').click()", row("orders")));
+    // Above 2^53 a number of JavaScript would show another digit at the end.
+    browser.await_that("/9,007,199,254,74\\d,\\d{3}/.test(document.querySelector('#tag-facts').textContent)");
+    browser.fill("#edit-step", "9007199254740993");
+    browser.click("#tag-dialog [type=submit]");
+    browser.await_that("!document.querySelector('#tag-dialog').open");
+    let step = "SELECT step FROM segments WHERE app_tag = 'orders'";
+    let step: i64 = site.rows().query_row(step, [], |row| row.get(0)).unwrap();
+    assert_eq!(step, 9_007_199_254_740_993);
+    let shown = "querySelector('.step').textContent === '9,007,199,254,740,993'";
+    browser.await_that(&format!("{}.{shown}", row("orders")));
+
+    browser.eval(&format!("{}.querySelector('.open').click()", row("orders")));
+    browser.await_that("document.querySelector('#tag-dialog').open");
+    browser.click("#tag-delete");
+    browser.await_that("document.querySelector('#delete-dialog').open");
+    browser.fill("#delete-confirm", "order");
+    assert_eq!(browser.eval("document.querySelector('#delete-dialog [type=submit]').disabled"), true);
+    browser.fill("#delete-confirm", "orders");
+    browser.click("#delete-dialog [type=submit]");
+    browser.await_text("#announce", "Tag orders is deleted.");
+    browser.await_that(&format!("!({})", row("orders")));
+    site.server.await_status("/alloc?app_tag=orders", 404);
+}
+
+#[test]
+fn a_fenced_tag_is_red_and_first_and_is_advanced() {
+    let database = MariaDb::start();
+    database.exec("UPDATE segments SET step = 10 WHERE app_tag = 'test_business'");
+    database.exec("INSERT INTO segments (app_tag, max_id, step) VALUES ('a', 0, 10), ('z', 0, 10)");
+    let directory = tempfile::tempdir().unwrap();
+    let watermark = directory.path().join("watermark.db");
+    let setup = Setup::on(&database.dsn()).admin().key("TagReloadSeconds", 1);
+    let server = setup.key("WatermarkPath", watermark.to_str().unwrap()).start();
+    server.await_status("/health", 200);
+    let browser = Browser::open(server.admin_port());
+    browser.await_text("#range", "of 3");
+    browser
+        .await_that(&format!("{} === document.querySelector('#rows tr:nth-child(2)')", row("test_business")));
+
+    const ALLOC: &str = "/alloc?app_tag=test_business";
+    assert_eq!(server.get(&format!("{ALLOC}&count=1000")).ids().len(), 1000);
+    // What a failover to a replica that lagged looks like.
+    database.exec("UPDATE segments SET max_id = 500 WHERE app_tag = 'test_business'");
+    server.await_status(&format!("{ALLOC}&count=100"), 503);
+
+    let fenced = row("test_business");
+    browser.await_that(&format!("{fenced}.textContent.includes('Fenced')"));
+    browser.await_that(&format!("{fenced} === document.querySelector('#rows tr')"));
+    browser.await_text("#fact-fenced", "1");
+    browser.await_text("#announce", "1 tag is fenced.");
+    assert!(browser.eval("document.title").as_str().unwrap().starts_with("1 fenced"));
+    let colors = browser.eval(&format!(
+        "[getComputedStyle({fenced}.querySelector('.text')).color, getComputedStyle(document.querySelector('#health')).color]"
+    ));
+    assert_eq!(colors, json!(["rgb(191, 29, 29)", "rgb(191, 29, 29)"]), "red");
+    let fault = browser.eval(&format!("{fenced}.querySelector('.fault').textContent"));
+    let granted =
+        fault.as_str().unwrap().rsplit("raise max_id to ").next().unwrap().split(' ').next().unwrap();
+    let granted: i64 = granted.parse().unwrap_or_else(|_| panic!("{fault}"));
+
+    browser.click("#rows tr:first-child .advance");
+    browser.click("#advance-dialog [type=submit]");
+    assert_eq!(
+        browser.eval("document.querySelector('#advance-dialog').open"),
+        true,
+        "not without a confirmation"
+    );
+    assert_eq!(server.get(ALLOC).status, 503);
+    browser.click("#advance-dialog [name=sure]");
+    browser.click("#advance-dialog [type=submit]");
+    browser.await_text("#announce", "Tag test_business is advanced.");
+    browser.await_that(&format!("{fenced}.textContent.includes('Serving')"));
+    browser.await_text("#fact-fenced", "0");
+    assert!(server.await_status(ALLOC, 200).id() >= granted);
+    browser.assert_quiet();
+}
+
+#[test]
+fn a_server_that_goes_silent_or_away_makes_the_figures_stale_until_it_is_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = setup(directory.path()).start();
+    let port = server.admin_port();
+    let browser = Browser::open(port);
+    browser.await_text("#live-text", "Live");
+    let is_stale = "!document.querySelector('#stale').hidden";
+    assert_eq!(browser.eval(is_stale), false);
+
+    server.signal(libc::SIGSTOP);
+    browser.await_that(is_stale);
+    browser.await_text("#stale-text", "old");
+    browser.await_text("#announce", "stale");
+    server.signal(libc::SIGCONT);
+    browser.await_that(&format!("!({is_stale})"));
+    browser.await_text("#announce", "live again");
+    browser.assert_quiet();
+
+    drop(server);
+    browser.await_that(is_stale);
+    browser.await_text("#stale-text", "The server does not answer.");
+    browser.await_text("#live-text", "Stale");
+    let again = setup(directory.path()).key("AdminPort", port).start();
+    browser.await_that(&format!("!({is_stale})"));
+    browser.await_text("#live-text", "Live");
+    let _load = Load::on(&again, &["test_business"]);
+    browser.await_that("parseFloat(document.querySelector('#now-ids').textContent) > 0");
+}
+
+#[test]
+fn everything_is_done_with_the_keyboard_alone() {
+    let site = Site::new();
+    let browser = site.browser();
+    browser.await_that(&row("test_business"));
+    let focus_is = |selector: &str| {
+        browser.eval(&format!("document.activeElement.matches({})", json!(selector))) == true
+    };
+    let tab_to = |selector: &str| {
+        for _ in 0..40 {
+            browser.press(Key::Tab);
+            let focused = "(({ outlineStyle, outlineWidth }) => outlineStyle !== 'none' && outlineWidth !== '0px')\
+                           (getComputedStyle(document.activeElement))";
+            assert_eq!(browser.eval(focused), true, "the focus shows on the way to {selector}");
+            if focus_is(selector) {
+                return;
+            }
+        }
+        panic!("no way to {selector}");
+    };
+    // The first stop leads past everything else.
+    browser.press(Key::Tab);
+    assert!(focus_is(".skip"));
+    browser.press(Key::Enter);
+    tab_to("#add");
+    browser.press(Key::Enter);
+    browser.await_that("document.activeElement.id === 'add-tag'");
+    browser.press(Key::Escape);
+    browser.await_that("!document.querySelector('#add-dialog').open && document.activeElement.id === 'add'");
+    browser.press(Key::Enter);
+    browser.press("by-keyboard");
+    tab_to("#add-step");
+    browser.press(TypingData::from("7"));
+    browser.press(Key::Enter);
+    browser.await_text("#announce", "Tag by-keyboard is added.");
+    assert!(focus_is("#add"), "the focus is where it was");
+    browser.await_that(&row("by-keyboard"));
+
+    tab_to("[data-sort=app_tag] button");
+    browser.press(Key::Enter);
+    browser.await_that("document.querySelector('[data-sort=app_tag]').ariaSort === 'ascending'");
+    browser.await_that("document.querySelector('#rows .open').textContent === 'by-keyboard'");
+    tab_to("#rows .open");
+    // Many refreshes later the focus is still there.
+    let asked =
+        "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/api/tags?')).length";
+    let before = browser.eval(asked).as_u64().unwrap();
+    browser.await_that(&format!("{asked} > {}", before + 2));
+    assert!(focus_is("#rows .open"));
+    browser.press(Key::Enter);
+    browser.await_that("document.activeElement.id === 'edit-step'");
+    browser.press("0");
+    browser.press(Key::Enter);
+    browser.await_text("#announce", "Tag by-keyboard is changed.");
+    browser.await_that(&format!("{}.querySelector('.step').textContent !== ''", row("by-keyboard")));
+}
+
+#[test]
+fn the_token_is_asked_for_kept_for_the_tab_and_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = setup(directory.path()).key("AdminToken", TOKEN).start();
+    let browser = Browser::open(server.admin_port());
+    browser.await_that("document.querySelector('#token-dialog').open");
+    browser.fill("#token", "some-other-token");
+    browser.click("#token-dialog [type=submit]");
+    browser.await_text("#token-dialog .problem", "does not take this token");
+    browser.fill("#token", TOKEN);
+    browser.click("#token-dialog [type=submit]");
+    browser.await_text("#live-text", "Live");
+    browser.await_that(&row("test_business"));
+    assert_eq!(browser.eval("localStorage.length"), 0, "only the tab keeps it");
+    browser.complaints();
+    browser.reload();
+    browser.await_text("#live-text", "Live");
+    browser.await_that(&row("test_business"));
+    browser.assert_quiet();
+    browser.click("#forget-token");
+    browser.await_that("document.querySelector('#token-dialog').open");
+    assert_eq!(browser.eval("sessionStorage.length"), 0);
+}
+
+#[test]
+fn a_name_that_looks_like_markup_is_shown_as_it_is() {
+    const NAME: &str = "<img src=x onerror=\"document.title='run'\">&amp;";
+    let site = Site::new();
+    let insert = "INSERT INTO segments (app_tag, max_id, step) VALUES (?1, 0, 0)";
+    site.rows().execute(insert, [NAME]).unwrap();
+    let browser = site.browser();
+    browser.await_that(&row(NAME));
+    let encoded: String = NAME.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    // Now it is in the fault and in the node's health as well.
+    site.server.await_status(&format!("/alloc?app_tag={encoded}"), 503);
+    browser.await_that(&format!("{}.textContent.includes('Broken')", row(NAME)));
+    browser.eval(&format!("{}.querySelector('.open').click()", row(NAME)));
+    browser.await_text("#tag-title", NAME);
+    browser.click("#tag-delete");
+    browser.await_text("#delete-title .tag-name", NAME);
+    browser.press(Key::Escape);
+    search(&browser, "<b>nothing", "No tags");
+    browser.await_text("#empty", "<b>nothing");
+    assert_eq!(browser.eval("document.querySelectorAll('main img, main b, dialog img, dialog b').length"), 0);
+    assert_ne!(browser.eval("document.title"), "run");
+    browser.assert_quiet();
+}
+
+#[test]
+fn a_hundred_thousand_tags_stay_a_page_at_a_time() {
+    let site = Site::new();
+    let mut rows = site.rows();
+    let adding = rows.transaction().unwrap();
+    let insert = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) \
+                  INSERT INTO segments (app_tag, max_id, step) SELECT printf('tag-%06d', i), 0, 100 FROM n";
+    adding.execute(insert, []).unwrap();
+    adding.commit().unwrap();
+    let browser = site.browser();
+    browser.await_text("#range", "1–50 of 100,001");
+    let rows = || browser.eval("document.querySelectorAll('#rows tr').length");
+    assert_eq!(rows(), 50);
+    browser.click("#last");
+    browser.await_text("#range", "100,001–100,001 of 100,001");
+    assert_eq!(rows(), 1);
+    browser.click("#previous");
+    browser.await_text("#range", "99,951–100,000");
+    search(&browser, "TAG-0999", "of 100");
+    browser.await_that(&row("tag-099900"));
+    // The address keeps what is looked at.
+    browser.eval("location.reload()");
+    browser.await_text("#range", "1–50 of 100");
+    browser.await_that(&row("tag-099900"));
+    search(&browser, "", "of 100,001");
+    browser.click("[data-sort=app_tag] button");
+    browser.click("[data-sort=app_tag] button");
+    browser.await_that("document.querySelector('#rows .open').textContent === 'test_business'");
+    assert_eq!(rows(), 50);
+    browser.assert_quiet();
+}
+
+/// What the README shows, if `make screenshots` asks for it; in any case that it fits.
+#[test]
+fn it_fits_a_desktop_and_a_phone_in_light_and_dark() {
+    let site = Site::new();
+    for (tag, step) in
+        [("orders", 10_000), ("payments", 5_000), ("users", 1_000), ("invoices", 0), ("中文标签", 2_000)]
+    {
+        let insert = "INSERT INTO segments (app_tag, max_id, step) VALUES (?1, 0, ?2)";
+        site.rows().execute(insert, rusqlite::params![tag, step]).unwrap();
+    }
+    let browser = site.browser();
+    browser.await_text("#range", "of 6");
+    let _load = Load::on(&site.server, &["orders", "orders", "orders", "payments", "users"]);
+    site.server.get("/alloc?app_tag=invoices");
+    browser.await_that(&format!("parseFloat({}.querySelector('.rate').textContent) > 0", row("users")));
+    browser.await_that(&format!("{}.textContent.includes('Broken')", row("invoices")));
+    let screenshots = std::env::var_os("IDALLOC_SCREENSHOTS").map(PathBuf::from);
+    if screenshots.is_some() {
+        // Lines that are worth looking at.
+        thread::sleep(Duration::from_secs(45));
+    }
+    let phone = Screen { width: 360, height: 800, theme: "light" };
+    for (name, screen) in [
+        ("desktop-light", DESKTOP),
+        ("desktop-dark", Screen { theme: "dark", ..DESKTOP }),
+        ("phone-light", phone),
+        ("phone-dark", Screen { theme: "dark", ..phone }),
+    ] {
+        browser.show_on(screen);
+        browser.await_that(&format!("document.documentElement.dataset.theme === '{}'", screen.theme));
+        browser.await_that(&format!(
+            "innerWidth === {} && document.documentElement.scrollWidth <= innerWidth",
+            screen.width
+        ));
+        let is_dark = browser.eval("getComputedStyle(document.body).backgroundColor") == "rgb(14, 17, 22)";
+        assert_eq!(is_dark, screen.theme == "dark");
+        if let Some(directory) = &screenshots {
+            browser.screenshot(&directory.join(format!("{name}.png")));
+        }
+    }
+    // The switch goes before what the system says.
+    browser.click("#theme");
+    browser.await_that("document.documentElement.dataset.theme === 'light'");
+    browser.assert_quiet();
+}
