@@ -3,6 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod balancer;
+mod balancing;
 mod browser;
 mod chromium;
 mod metrics;
+mod tools;

@@ -1,0 +1,206 @@
+//! HAProxy and nginx with the configurations of deploy/: only the addresses are others.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::support::server::{Client, PATIENCE};
+use super::tools::{installed, program, text_of};
+
+const POLL: Duration = Duration::from_millis(10);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    HaProxy,
+    Nginx,
+}
+
+/// One running balancer. Dropping it ends it.
+pub struct Balancer {
+    kind: Kind,
+    port: u16,
+    nodes: Vec<u16>,
+    dir: TempDir,
+    child: Child,
+}
+
+impl Balancer {
+    /// Starts one in front of the nodes at these ports.
+    pub fn start(kind: Kind, nodes: &[u16]) -> Balancer {
+        let dir = tempfile::tempdir().expect("a directory");
+        let port = quiet_port();
+        let command = match kind {
+            Kind::HaProxy => haproxy(&dir, port, nodes),
+            Kind::Nginx => nginx(&dir, port, nodes),
+        };
+        let balancer = Balancer { kind, port, nodes: nodes.to_vec(), child: spawn(kind, command), dir };
+        balancer.await_that("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        balancer
+    }
+
+    /// Waits until it sends requests to this node, and the node answers them.
+    pub fn await_service(&self, node: usize) {
+        if self.kind == Kind::HaProxy {
+            self.await_that("it is up", || self.column(node, "status").starts_with("UP"));
+        }
+        let before = self.served_by(node);
+        self.await_that("it serves", || self.served_by(node) > before);
+    }
+
+    /// Waits until it has found out that this node does not serve.
+    pub fn await_removal(&self, node: usize) {
+        match self.kind {
+            Kind::HaProxy => {
+                self.await_that("it is down", || self.column(node, "status").starts_with("DOWN"))
+            }
+            Kind::Nginx => {
+                let lines = || self.lines_with("server temporarily disabled", node);
+                let before = lines();
+                self.await_that("it is left alone", || lines() > before);
+            }
+        }
+    }
+
+    /// Whether it takes every node for one that does not serve.
+    pub fn has_nobody(&self) -> bool {
+        match self.kind {
+            Kind::HaProxy => {
+                (0..self.nodes.len()).all(|node| self.column(node, "status").starts_with("DOWN"))
+            }
+            Kind::Nginx => self.read("error.log").contains("no live upstreams"),
+        }
+    }
+
+    /// The answers with IDs that a node has given through it.
+    fn served_by(&self, node: usize) -> u64 {
+        match self.kind {
+            Kind::HaProxy => self.column(node, "hrsp_2xx").parse().expect("a number"),
+            Kind::Nginx => {
+                let own = format!("127.0.0.1:{} 200\n", self.nodes[node]);
+                self.read("access.log").matches(&own).count() as u64
+            }
+        }
+    }
+
+    /// What HAProxy says of a node in this column of its statistics.
+    fn column(&self, node: usize, name: &str) -> String {
+        let mut socket = UnixStream::connect(self.dir.path().join("stats")).expect("HAProxy's socket");
+        socket.write_all(b"show stat\n").expect("ask HAProxy");
+        let mut table = String::new();
+        socket.read_to_string(&mut table).expect("HAProxy's statistics");
+        let server = format!("idalloc_healthy,node{},", node + 1);
+        let header = table.lines().next().expect("the header").trim_start_matches("# ");
+        let row = table.lines().find(|line| line.starts_with(&server)).expect("the node's row");
+        let column = header.split(',').position(|column| column == name).expect("the column");
+        row.split(',').nth(column).expect("the value").to_owned()
+    }
+
+    /// Lines of nginx's log that hold `text` and name the node.
+    fn lines_with(&self, text: &str, node: usize) -> usize {
+        let address = format!("127.0.0.1:{}/", self.nodes[node]);
+        self.read("error.log").lines().filter(|line| line.contains(text) && line.contains(&address)).count()
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.dir.path().join(file)).unwrap_or_default()
+    }
+
+    fn await_that(&self, what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{:?}, {what}: not so", self.kind);
+            thread::sleep(POLL);
+        }
+    }
+
+    /// A client's connection through it.
+    pub fn connect(&self) -> Client {
+        Client::connect(self.port)
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the log of {:?}:\n{}", self.kind, self.read("error.log"));
+        }
+        // nginx's workers end with their master only if it is asked to end.
+        // SAFETY: plain system call; the child is ours and not yet reaped, so the pid is still its.
+        unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
+        let _ = self.child.wait();
+    }
+}
+
+fn haproxy(dir: &TempDir, port: u16, nodes: &[u16]) -> Command {
+    let socket = dir.path().join("stats");
+    let config = with_addresses(&text_of("deploy/haproxy.cfg"), port, nodes)
+        .replace("/run/haproxy/idalloc.sock", socket.to_str().expect("UTF-8"));
+    let file = dir.path().join("haproxy.cfg");
+    fs::write(&file, config).expect("write the configuration");
+    let mut command = program("haproxy");
+    command.arg("-db").arg("-f").arg(file);
+    command
+}
+
+fn nginx(dir: &TempDir, port: u16, nodes: &[u16]) -> Command {
+    let config = with_addresses(&text_of("deploy/nginx.conf"), port, nodes);
+    fs::write(dir.path().join("idalloc.conf"), config).expect("write the configuration");
+    // What a distribution's nginx.conf has around conf.d/.
+    let whole = "
+        daemon off;
+        worker_processes 2;
+        pid nginx.pid;
+        error_log error.log warn;
+        events {}
+        http {
+            log_format upstreams '$upstream_addr $upstream_status';
+            access_log access.log upstreams;
+            include idalloc.conf;
+        }";
+    fs::write(dir.path().join("nginx.conf"), whole).expect("write the configuration");
+    let mut command = program("nginx");
+    command.arg("-p").arg(dir.path()).args(["-c", "nginx.conf", "-e", "error.log"]);
+    command
+}
+
+/// The configuration with the nodes, and the port to listen on, of this machine.
+fn with_addresses(config: &str, port: u16, nodes: &[u16]) -> String {
+    let mut config = config.replace("bind :8880", &format!("bind 127.0.0.1:{port}"));
+    config = config.replace("listen 8880;", &format!("listen 127.0.0.1:{port};"));
+    for (index, node) in nodes.iter().enumerate() {
+        let address = format!("10.0.0.{}:8880", index + 1);
+        assert!(config.contains(&address), "no {address} in the configuration");
+        config = config.replace(&address, &format!("127.0.0.1:{node}"));
+    }
+    config
+}
+
+/// Starts a process that is asked to end when this thread ends without having done so.
+fn spawn(kind: Kind, mut command: Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    // SAFETY: one async-signal-safe system call.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        })
+    };
+    installed(&format!("{kind:?}"), command.spawn())
+}
+
+/// A free port that the system gives nobody who asks for any: a node that is away must find it free when it comes back,
+/// and who tries to connect meanwhile must not be connected to itself.
+pub fn quiet_port() -> u16 {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").expect("the ports given out");
+    let lowest = range.split_whitespace().next().and_then(|port| port.parse().ok()).expect("a port");
+    let any = || fastrand::u16(10_000.min(lowest - 1)..lowest);
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(any).take(1000).find(is_free).expect("a free port")
+}

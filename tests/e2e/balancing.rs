@@ -1,0 +1,195 @@
+//! Three nodes behind a balancer: clients that know only the balancer notice nothing as nodes die, stop and come back.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::balancer::{Balancer, Kind, quiet_port};
+use super::support::ledger::Ledger;
+use super::support::mariadb::MariaDb;
+use super::support::server::{PATIENCE, Response, Server, Setup};
+
+const NODES: usize = 3;
+const CLIENTS: u64 = 6;
+const TAG: &str = "orders";
+/// Keeps the load small: what is looked for does not depend on its size.
+const PACE: Duration = Duration::from_millis(2);
+/// How many more answers show that nothing has stopped.
+const PROOF: u64 = 1000;
+
+#[test]
+fn nodes_die_stop_and_come_back_behind_haproxy() {
+    nodes_die_stop_and_come_back(Kind::HaProxy);
+}
+
+#[test]
+fn nodes_die_stop_and_come_back_behind_nginx() {
+    nodes_die_stop_and_come_back(Kind::Nginx);
+}
+
+#[test]
+fn one_tag_at_fault_leaves_the_others_served_behind_haproxy() {
+    one_tag_at_fault_leaves_the_others_served(Kind::HaProxy);
+}
+
+#[test]
+fn one_tag_at_fault_leaves_the_others_served_behind_nginx() {
+    one_tag_at_fault_leaves_the_others_served(Kind::Nginx);
+}
+
+fn nodes_die_stop_and_come_back(kind: Kind) {
+    let site = Site::start(kind);
+    site.under_load(|nodes, load| {
+        (0..NODES).for_each(|node| site.balancer.await_service(node));
+
+        drop(nodes.remove(&0));
+        site.balancer.await_removal(0);
+        load.await_answers();
+        nodes.insert(0, site.start_node(0));
+        site.balancer.await_service(0);
+
+        let mut stopped = nodes.remove(&1).expect("a node");
+        stopped.signal(libc::SIGTERM);
+        assert!(stopped.wait().success(), "a clean end");
+        site.balancer.await_removal(1);
+        load.await_answers();
+        nodes.insert(1, site.start_node(1));
+        (0..NODES).for_each(|node| site.balancer.await_service(node));
+    });
+}
+
+fn one_tag_at_fault_leaves_the_others_served(kind: Kind) {
+    let site = Site::start(kind);
+    site.db.exec("INSERT INTO segments (app_tag, max_id, step) VALUES ('faulty', 0, 0)");
+    site.under_load(|_nodes, load| {
+        let deadline = Instant::now() + PATIENCE;
+        while !site.balancer.has_nobody() {
+            assert!(Instant::now() < deadline, "{kind:?}: some node is taken for good still");
+            let answer = site.balancer.connect().get("/alloc?app_tag=faulty");
+            assert_eq!(answer.status, 503, "{answer:?}");
+            assert!(
+                answer.body.contains("step"),
+                "an answer of idalloc's, not of the balancer's: {answer:?}"
+            );
+        }
+        load.await_answers();
+        // Mended, the tag is served, and the nodes are taken for good again.
+        site.db.exec("UPDATE segments SET step = 100 WHERE app_tag = 'faulty'");
+        site.await_id("faulty");
+        (0..NODES).for_each(|node| site.balancer.await_service(node));
+    });
+}
+
+/// A database, and a balancer in front of places for nodes.
+struct Site {
+    db: MariaDb,
+    ports: Vec<u16>,
+    watermarks: tempfile::TempDir,
+    balancer: Balancer,
+}
+
+impl Site {
+    fn start(kind: Kind) -> Site {
+        let db = MariaDb::start();
+        db.exec(&format!("INSERT INTO segments (app_tag, max_id, step) VALUES ('{TAG}', 0, 1000)"));
+        let ports: Vec<_> = (0..NODES).map(|_| quiet_port()).collect();
+        let balancer = Balancer::start(kind, &ports);
+        Site { db, ports, watermarks: tempfile::tempdir().expect("a directory"), balancer }
+    }
+
+    fn start_node(&self, node: usize) -> Server {
+        let watermark = self.watermarks.path().join(format!("{node}.db"));
+        let server = Setup::on(&self.db.dsn())
+            .key("HttpPort", self.ports[node])
+            .key("WatermarkPath", watermark.to_str().expect("UTF-8"))
+            .key("TagReloadSeconds", 1)
+            .start();
+        server.await_status("/health", 200);
+        server
+    }
+
+    /// Has clients allocate while `events` happen to the nodes, and looks at what they got.
+    fn under_load(&self, events: impl FnOnce(&mut HashMap<usize, Server>, &Load)) {
+        let mut nodes = (0..NODES).map(|node| (node, self.start_node(node))).collect();
+        self.await_id(TAG);
+        let (ledger, load) = (Ledger::default(), Load::default());
+        thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                let (ledger, load) = (&ledger, &load);
+                scope.spawn(move || load.run(self, ledger, client));
+            }
+            let _stops = Stop(&load);
+            load.await_answers();
+            events(&mut nodes, &load);
+        });
+        let failures = load.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+        assert!(failures.is_empty(), "clients noticed: {failures:#?}");
+        ledger.assert_sound(self.db.max_id(TAG));
+        eprintln!("{} requests, none failed; {:?}", load.answers.into_inner(), ledger.sums());
+    }
+
+    /// Waits until the balancer has an ID of this tag.
+    fn await_id(&self, tag: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.balancer.connect().get(&format!("/alloc?app_tag={tag}")).status != 200 {
+            assert!(Instant::now() < deadline, "no ID of {tag}");
+            thread::sleep(PACE);
+        }
+    }
+}
+
+/// Clients at work.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    answers: AtomicU64,
+    failures: Mutex<Vec<Option<Response>>>,
+}
+
+/// Ends the load, also when a test fails: its scope waits for the clients.
+struct Stop<'a>(&'a Load);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Relaxed);
+    }
+}
+
+impl Load {
+    /// One client that knows nothing but the balancer, and never asks twice.
+    fn run(&self, site: &Site, ledger: &Ledger, client: u64) {
+        let mut connection = site.balancer.connect();
+        for request in 0_u64.. {
+            if self.stop.load(Relaxed) {
+                return;
+            }
+            let count = 1 + (request + client) % 3;
+            match connection.try_get(&format!("/alloc?app_tag={TAG}&count={count}")) {
+                Some(answer) if answer.status == 200 => {
+                    answer.ids().iter().for_each(|id| ledger.enter(*id..*id + 1, "a client"));
+                    self.answers.fetch_add(1, Relaxed);
+                    if answer.headers.get("connection").is_some_and(|value| value == "close") {
+                        connection = site.balancer.connect();
+                    }
+                }
+                failure => {
+                    self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+                    connection = site.balancer.connect();
+                }
+            }
+            thread::sleep(PACE);
+        }
+    }
+
+    /// Waits for so many more that nothing can have stopped.
+    fn await_answers(&self) {
+        let wanted = self.answers.load(Relaxed) + PROOF;
+        let deadline = Instant::now() + PATIENCE;
+        while self.answers.load(Relaxed) < wanted {
+            assert!(Instant::now() < deadline, "the answers stop");
+            thread::sleep(PACE);
+        }
+    }
+}
