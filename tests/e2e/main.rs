@@ -8,4 +8,5 @@ mod balancing;
 mod browser;
 mod chromium;
 mod metrics;
+mod platforms;
 mod tools;
