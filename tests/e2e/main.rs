@@ -1,4 +1,5 @@
-//! The program among those that operators run beside it, a browser too. `make e2e` installs them.
+//! The program among those that operators run beside it, a browser too, with the files of deploy/. `make e2e` installs
+//! them.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -8,5 +9,6 @@ mod balancing;
 mod browser;
 mod chromium;
 mod metrics;
+mod monitoring;
 mod platforms;
 mod tools;
