@@ -17,6 +17,8 @@ pub mod counters;
 #[cfg(not(loom))]
 pub mod dsn;
 #[cfg(not(loom))]
+mod episode;
+#[cfg(not(loom))]
 pub mod http;
 #[cfg(not(loom))]
 pub mod store;

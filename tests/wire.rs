@@ -1216,6 +1216,7 @@ fn a_connection_too_many_gets_a_503_and_the_rest_notice_nothing() {
     drop(inside);
     wire.settle();
     exchange(&mut wire.connect());
+    wire.server.await_log("all connections are accepted again");
     let log = wire.server.log_so_far();
     assert!(log.is_empty(), "it is said once: {log:?}");
 }

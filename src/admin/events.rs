@@ -14,12 +14,14 @@ use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
 
 use super::Admin;
 use super::overview::TagCounts;
 use super::problem::Problem;
 use super::status::{NodeHealth, epoch_ms, tag_counts};
 use super::tags::rounded;
+use crate::episode::Episode;
 use crate::sync::lock;
 
 /// How often a sample is taken, and how many are kept.
@@ -110,17 +112,34 @@ fn percentile_ms(sorted: &[Duration], percent: usize) -> Option<f64> {
     sorted.get(index).map(|latency| rounded(latency.as_secs_f64() * 1000.0))
 }
 
+/// Tells the log when the node becomes unable to serve, and why, and when it can again.
+fn log_health(unready: &mut Episode, health: &NodeHealth) {
+    match &health.detail {
+        Some(cause) if unready.holds(Instant::now()) => {
+            warn!(health = health.name, %cause, "this node is not ready")
+        }
+        None if unready.is_over() => info!("this node is ready again"),
+        _ => {}
+    }
+}
+
 /// Takes samples for as long as it is polled.
 pub async fn sample(admin: Arc<Admin>) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     let mut before = Counts::now(&admin);
+    let mut unready = Episode::default();
     loop {
         ticks.tick().await;
         let now = Counts::now(&admin);
+        let sample = Sample::new(&admin, &before, &now);
+        // Of its end the log is told by who ends it.
+        if !admin.service.is_draining() {
+            log_health(&mut unready, &sample.health);
+        }
         // Numbers and texts: this cannot fail.
-        let sample = serde_json::to_string(&Sample::new(&admin, &before, &now)).unwrap_or_default();
+        let sample = serde_json::to_string(&sample).unwrap_or_default();
         admin.events.publish(sample.into());
         before = now;
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -12,11 +12,12 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{Admin, events, router};
 use crate::alloc::monitor::Monitor;
 use crate::config::{AdminConfig, Config};
+use crate::episode::Episode;
 use crate::http::handler::Service;
 use crate::http::listen;
 
@@ -63,11 +64,13 @@ impl Port {
         tokio::spawn(events::sample(admin.clone()));
         let router = router(admin);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut failing = false;
+        let mut failing = Episode::default();
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    failing = false;
+                    if failing.is_over() {
+                        info!("accepting connections on the operator's port again");
+                    }
                     // Closed at once, for want of a place: whoever comes next may find one.
                     let Ok(place) = places.clone().try_acquire_owned() else { continue };
                     let router = router.clone();
@@ -77,7 +80,7 @@ impl Port {
                     });
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
+                    if failing.holds(Instant::now()) {
                         warn!(%error, "cannot accept connections on the operator's port; trying again");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;

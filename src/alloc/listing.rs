@@ -11,10 +11,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::refill::{Task, backoff};
-use super::tag::{Tag, WaiterId};
+use super::tag::{Fault, Tag, WaiterId};
 use super::{Directory, Shared};
 use crate::store::{SegmentStore, StoreError, TAGS_MAX, TagRow};
 use crate::sync::lock;
@@ -23,6 +23,9 @@ use crate::sync::lock;
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// A listing that takes long is followed by a pause so many times as long.
 const INTERVAL_PER_COST: u32 = 20;
+
+/// The most rows at fault that one listing names in the log.
+const BROKEN_LOGGED_MAX: usize = 20;
 
 /// When the table was read last, and who waits for the next time.
 #[derive(Default)]
@@ -244,6 +247,22 @@ impl Lister {
     }
 }
 
+/// Says in the log which rows are found to be at fault that were not before.
+fn log_broken(known: &Directory, rows: &[TagRow]) {
+    let is_news = |row: &&TagRow| {
+        let fault = Fault::Step(row.step);
+        row.step < 1 && known.get(&row.name).and_then(|tag| tag.fault()).is_none_or(|before| before != fault)
+    };
+    let mut broken = rows.iter().filter(is_news);
+    for row in broken.by_ref().take(BROKEN_LOGGED_MAX) {
+        error!(tag = row.name, "the tag gets no IDs: {}", Fault::Step(row.step));
+    }
+    let rest = broken.count();
+    if rest > 0 {
+        error!(tags = rest, "more tags get no IDs, because their step is below 1 in the table");
+    }
+}
+
 impl Shared {
     /// Brings the directory in line with the table's rows.
     fn apply(&self, rows: &[TagRow]) {
@@ -253,6 +272,7 @@ impl Shared {
         let now = Instant::now();
         let _only_writer = lock(&self.directory_writer);
         let known = self.directory.load_full();
+        log_broken(&known, rows);
         let (mut new, mut first_new) = (Vec::new(), Vec::new());
         for row in rows {
             match known.get(row.name.as_str()) {

@@ -294,6 +294,11 @@ impl Tag {
         self.lock().step
     }
 
+    /// What is wrong with the row, as it was last read.
+    pub fn fault(&self) -> Option<Fault> {
+        self.lock().fault.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }

@@ -17,13 +17,14 @@ use std::time::{Duration, Instant};
 use may::sync::Blocker;
 use may_minihttp::{HttpService, HttpServiceFactory, Request as MayRequest, Response as MayResponse};
 use socket2::SockRef;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Limits;
 use super::handler::{Handler, Reply, Service, Waiting, too_many_connections};
 use super::outgoing::unsent_bytes;
 use super::request::{Method, Outline, Reject, Version};
 use super::response::{Answer, COMMON_HEADERS, Delivery, Encoder, reason};
+use crate::episode::Episode;
 use crate::sync::lock;
 
 /// How often connections are looked at.
@@ -96,7 +97,7 @@ struct Connections {
 #[derive(Default)]
 struct Open {
     by_fd: HashMap<RawFd, Watch>,
-    refusing: bool,
+    refusing: Episode,
     stopped: bool,
 }
 
@@ -134,11 +135,12 @@ impl Connections {
     fn add(&self, fd: RawFd, activity: Arc<Activity>) -> bool {
         let mut open = lock(&self.open);
         let refuse = open.by_fd.len() >= self.limits.connections_max;
-        if refuse && !open.refusing {
-            warn!(MaxConnections = self.limits.connections_max, "no more connections: refusing with 503");
-        }
-        open.refusing = refuse;
         let now = Instant::now();
+        if refuse && open.refusing.holds(now) {
+            warn!(MaxConnections = self.limits.connections_max, "no more connections: refusing with 503");
+        } else if !refuse && open.refusing.is_over() {
+            info!("all connections are accepted again");
+        }
         let watch = Watch { activity, answered: 0, answered_at: now, unsent: 0, unsent_at: now };
         open.by_fd.insert(fd, watch);
         // Relaxed: counts, no more.

@@ -15,14 +15,13 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::WorkerPort;
+use crate::episode::Episode;
 use crate::http::handler::{Service, too_many_connections};
 use crate::http::request::Version;
 use crate::http::response::{Delivery, Encoder};
 
 /// The pause after accepting failed for want of descriptors or memory; without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// The least time between two lines about refusals: the count of connections may hover around its limit.
-const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(10);
 /// How long a refused client may take to read its 503.
 const LINGER: Duration = Duration::from_millis(500);
 /// The most refused connections that are given this time; further ones are closed at once.
@@ -32,14 +31,13 @@ pub(super) struct Acceptor {
     ports: Vec<WorkerPort>,
     connections_max: usize,
     service: Arc<Service>,
-    failing: bool,
-    refusing: bool,
-    refusal_logged: Option<Instant>,
+    failing: Episode,
+    refusing: Episode,
 }
 
 impl Acceptor {
     pub fn new(ports: Vec<WorkerPort>, connections_max: usize, service: Arc<Service>) -> Self {
-        Self { ports, connections_max, service, failing: false, refusing: false, refusal_logged: None }
+        Self { ports, connections_max, service, failing: Episode::default(), refusing: Episode::default() }
     }
 
     /// Accepts until told to stop, and then those who had connected before.
@@ -62,16 +60,21 @@ impl Acceptor {
     }
 
     fn dispatch(&mut self, stream: TcpStream, lingering: &Rc<()>) {
-        self.note_accepting();
+        if self.failing.is_over() {
+            info!("accepting connections again");
+        }
         // Relaxed: counts, no more; only this thread counts up, so the limit holds.
         let open: usize = self.ports.iter().map(|port| port.open.load(Relaxed)).sum();
-        self.note_refusing(open >= self.connections_max);
-        if self.refusing {
+        if open >= self.connections_max {
+            self.note_refusing();
             self.service.counters.connections.note_refused();
             if Rc::strong_count(lingering) <= LINGERING_MAX {
                 tokio::task::spawn_local(refuse(stream, lingering.clone()));
             }
             return;
+        }
+        if self.refusing.is_over() {
+            info!("all connections are accepted again");
         }
         let Some(port) = self.ports.iter().min_by_key(|port| port.open.load(Relaxed)) else { return };
         self.service.counters.connections.note_accepted();
@@ -81,13 +84,10 @@ impl Acceptor {
         }
     }
 
-    fn note_refusing(&mut self, refusing: bool) {
-        let logged_lately = self.refusal_logged.is_some_and(|at| at.elapsed() < REFUSAL_LOG_PAUSE);
-        if refusing && !self.refusing && !logged_lately {
-            self.refusal_logged = Some(Instant::now());
+    fn note_refusing(&mut self) {
+        if self.refusing.holds(Instant::now()) {
             warn!(MaxConnections = self.connections_max, "no more connections: refusing with 503");
         }
-        self.refusing = refusing;
     }
 
     async fn pause_after(&mut self, error: &io::Error) {
@@ -95,18 +95,10 @@ impl Acceptor {
         if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
             return;
         }
-        if !self.failing {
+        if self.failing.holds(Instant::now()) {
             warn!(%error, "cannot accept connections; trying again");
         }
-        self.failing = true;
         sleep(ACCEPT_PAUSE).await;
-    }
-
-    fn note_accepting(&mut self) {
-        if self.failing {
-            info!("accepting connections again");
-        }
-        self.failing = false;
     }
 }
 

@@ -1,0 +1,109 @@
+//! The log: a line for each change of state, with its cause, and few of them when a state flaps.
+
+#[macro_use]
+mod support;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::mariadb::MariaDb;
+use support::server::{PATIENCE, Server, Setup};
+
+on_each_engine! {
+    connections_that_hover_around_their_limit_are_told_of_once
+    malformed_requests_are_not_told_of
+}
+
+fn connections_that_hover_around_their_limit_are_told_of_once(engine: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let setup = Setup::embedded(&directory.path().join("ids.db")).key("HttpEngine", engine);
+    let mut server = setup.key("MaxConnections", 1).start();
+    let began = Instant::now();
+    let mut refusals = 0;
+    for _ in 0..20 {
+        // A connection is free when its server has noticed that the last one was closed.
+        let mut first = served(&server);
+        let mut second = server.connect();
+        refusals += u32::from(second.try_get("/health").is_some_and(|response| response.status == 503));
+        assert_eq!(first.get("/health").status, 200);
+    }
+    assert!(refusals >= 10, "{refusals}");
+    server.signal(libc::SIGTERM);
+    server.wait();
+    let log = server.rest_of_log();
+    let lines = |text: &str| log.iter().filter(|line| line.contains(text)).count() as u64;
+    // One each ten seconds, should this machine be so slow.
+    let most = 1 + began.elapsed().as_secs() / 10;
+    assert!((1..=most).contains(&lines("refusing with 503")), "{log:?}");
+    assert!((1..=most).contains(&lines("all connections are accepted again")), "{log:?}");
+}
+
+/// A connection that is not refused.
+fn served(server: &Server) -> support::server::Client {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut client = server.connect();
+        if client.try_get("/health").is_some_and(|response| response.status == 200) {
+            return client;
+        }
+        assert!(Instant::now() < deadline, "no place is free");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn malformed_requests_are_not_told_of(engine: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Setup::embedded(&directory.path().join("ids.db")).key("HttpEngine", engine).start();
+    server.await_status("/health", 200);
+    server.log_so_far();
+    for _ in 0..50 {
+        let mut client = server.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a b\r\n\r\n");
+        client.try_receive(true);
+        assert_eq!(server.get("/alloc?app_tag=nobody").status, 404);
+    }
+    server.signal(libc::SIGTERM);
+    server.wait();
+    // That it stops, that it has stopped, and perhaps that tags were listed.
+    let log = server.rest_of_log();
+    assert!(log.len() <= 5, "{log:?}");
+}
+
+#[test]
+fn rows_at_fault_are_named_when_they_are_found_and_when_they_are_mended() {
+    let database = MariaDb::start();
+    for n in 0..30 {
+        database.exec(&format!("INSERT INTO segments (app_tag, max_id, step) VALUES ('t{n:02}', 0, 0)"));
+    }
+    database.exec("UPDATE segments SET step = -3 WHERE app_tag = 'test_business'");
+    let server = Setup::on(&database.dsn()).key("TagReloadSeconds", 1).start();
+    server.await_status("/health", 200);
+    server.await_log("more tags get no IDs");
+    database.exec("UPDATE segments SET step = 5 WHERE app_tag = 't07'");
+    assert!(server.await_log("the tag's row is mended").contains("t07"));
+    database.exec("UPDATE segments SET step = 0 WHERE app_tag = 't07'");
+    let line = server.await_log("the tag gets no IDs");
+    assert!(
+        line.contains("t07") && line.contains("its step is 0 in the table; it must be 1 or more"),
+        "{line}"
+    );
+    // The others are not named again, however often the table is read.
+    database.exec("UPDATE segments SET step = 6 WHERE app_tag = 't07'");
+    server.await_log("the tag's row is mended");
+    database.exec("UPDATE segments SET step = -1 WHERE app_tag = 't07'");
+    assert!(server.await_log("the tag gets no IDs").contains("t07"));
+}
+
+#[test]
+fn a_node_that_cannot_serve_says_why_and_when_it_can_again() {
+    let database = MariaDb::start();
+    database.exec("UPDATE segments SET step = 10 WHERE app_tag = 'test_business'");
+    let server = Setup::on(&format!("{}?timeout=1s", database.dsn())).admin().key("AllocTimeout", 50).start();
+    server.await_status("/health", 200);
+    database.kill();
+    while server.get("/alloc?app_tag=test_business").status == 200 {}
+    let line = server.await_log("this node is not ready");
+    assert!(line.contains("starving") && line.contains("app_tag 'test_business' has no IDs left"), "{line}");
+    database.restart();
+    server.await_log("this node is ready again");
+}
