@@ -4,6 +4,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use support::mariadb::MariaDb;
 use support::server::{Server, Setup};
@@ -47,7 +48,7 @@ impl Site {
     fn settled_max_id(&self) -> i64 {
         let mut last = 0;
         loop {
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(100));
             match self.database.max_id("test_business") {
                 max_id if max_id == last => return max_id,
                 max_id => last = max_id,
@@ -73,14 +74,18 @@ impl Site {
     }
 }
 
-/// Asks until a reservation is refused: what was in memory may be served before.
-fn await_fence(server: &Server, granted: i64) {
+/// Asks until a reservation is refused: what was in memory may be served before. Returns the `max_id` that mends the row,
+/// which is past what was granted and past what was refused.
+fn await_fence(server: &Server, granted: i64) -> i64 {
     let refused = server.await_status(&format!("{ALLOC}&count=100"), 503);
-    assert!(refused.body.contains(&format!("raise max_id to {granted} or more")), "{refused:?}");
+    let remedy = refused.body.split("raise max_id to ").nth(1).unwrap_or_else(|| panic!("{refused:?}"));
+    let mended = remedy.split(' ').next().unwrap().parse().unwrap();
+    assert!(mended >= granted, "{refused:?}");
     server.await_status("/health", 503);
     assert_eq!(server.get(ALLOC).status, 503, "nothing in memory is handed out either");
     let line = server.await_log("the tag gets no more IDs");
-    assert!(line.contains(&format!("raise max_id to {granted} or more")), "{line}");
+    assert!(line.contains(&format!("raise max_id to {mended} or more")), "{line}");
+    mended
 }
 
 #[test]
@@ -97,6 +102,24 @@ fn a_store_that_goes_back_under_a_running_server_fences_the_tag_until_the_row_is
     server.await_status("/health", 200);
 }
 
+/// The reservation that finds it out ends above the watermark. The row must not look mended by it: nobody has asked yet
+/// what other servers were granted.
+#[test]
+fn a_small_step_back_is_not_mended_by_the_reservation_that_finds_it_out() {
+    let site = Site::new();
+    let (server, granted) = site.serve_a_while();
+    site.set_max_id(granted - 1);
+    let mended = await_fence(&server, granted);
+    assert_eq!(site.database.max_id("test_business"), mended - 1, "the refused reservation's end");
+    let began = Instant::now();
+    // Two listings at least.
+    while began.elapsed() < Duration::from_millis(2500) {
+        assert_eq!(server.get(ALLOC).status, 503);
+    }
+    site.set_max_id(mended);
+    assert_eq!(server.await_status(ALLOC, 200).id(), mended);
+}
+
 #[test]
 fn a_restart_does_not_forget_and_tag_advance_mends_the_row() {
     let site = Site::new();
@@ -104,7 +127,7 @@ fn a_restart_does_not_forget_and_tag_advance_mends_the_row() {
     drop(server);
     site.set_max_id(0);
     let server = site.setup().start();
-    await_fence(&server, granted);
+    let mended = await_fence(&server, granted);
     let output = site.idalloc(&["tag", "advance", "test_business"]);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
@@ -114,8 +137,8 @@ fn a_restart_does_not_forget_and_tag_advance_mends_the_row() {
     drop(server);
     let output = site.idalloc(&["tag", "advance", "test_business"]);
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(site.database.max_id("test_business"), granted);
-    assert_eq!(site.setup().start().await_status(ALLOC, 200).id(), granted);
+    assert_eq!(site.database.max_id("test_business"), mended);
+    assert_eq!(site.setup().start().await_status(ALLOC, 200).id(), mended);
 }
 
 #[test]
@@ -123,10 +146,10 @@ fn tag_advance_works_beside_a_running_server_when_told_where_to() {
     let site = Site::new();
     let (server, granted) = site.serve_a_while();
     site.set_max_id(0);
-    await_fence(&server, granted);
-    let output = site.idalloc(&["tag", "advance", "test_business", "--to", &granted.to_string()]);
+    let mended = await_fence(&server, granted);
+    let output = site.idalloc(&["tag", "advance", "test_business", "--to", &mended.to_string()]);
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(server.await_status(ALLOC, 200).id(), granted);
+    assert_eq!(server.await_status(ALLOC, 200).id(), mended);
     let output = site.idalloc(&["tag", "advance", "nobody", "--to", "5"]);
     assert!(!output.status.success(), "no such row");
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use tracing::warn;
 
 use crate::segment::IdRange;
 use crate::sync::lock;
@@ -98,6 +99,19 @@ impl Watermarks {
         Ok(())
     }
 
+    /// Raises the tag's watermark above `end`, if it is not, and returns it: a row at `end` is to be refused. If it cannot
+    /// be made durable, it holds for as long as this process lives.
+    pub fn raise_above(&self, tag: &str, end: i64) -> i64 {
+        let mut marks = lock(&self.marks);
+        let mark = marks.entry(tag.into()).or_default();
+        mark.end = mark.end.max(end.saturating_add(1));
+        let end = mark.end;
+        if let Err(cause) = self.write(&[(tag, end)]) {
+            warn!(tag, end, %cause, "the watermark is not durable");
+        }
+        end
+    }
+
     /// Lowers watermarks to one past the highest ID that was handed out of each tag, when no more will be: what lies
     /// above goes back to the store, which may grant it again, and the next start must not be refused for that.
     ///
@@ -181,6 +195,16 @@ mod tests {
             Err(Refusal::Behind(end)) => Some(end),
             _ => None,
         }
+    }
+
+    #[test]
+    fn a_mark_is_raised_above_what_was_refused_and_never_lowered_by_it() {
+        let marks = Watermarks::default();
+        assert!(marks.advance("a", range(100, 200)).is_ok());
+        assert_eq!(marks.raise_above("a", 150), 200);
+        assert_eq!(marks.raise_above("a", 200), 201);
+        assert_eq!(behind(marks.advance("a", range(200, 300))), Some(201));
+        assert_eq!(marks.raise_above("a", i64::MAX), i64::MAX);
     }
 
     #[test]

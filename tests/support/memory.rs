@@ -90,7 +90,8 @@ impl Table {
     /// What an operator does after commits were lost.
     pub fn mend(&self) {
         for row in self.lock().values_mut() {
-            row.commit(row.highest);
+            // One above: a server that was refused wants the row past what it was refused.
+            row.commit(row.highest + 1);
         }
     }
 
