@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use support::mariadb::{MariaDb, PASSWORD};
 use support::server::{Client, PATIENCE, Response, Server, Setup};
@@ -355,6 +357,37 @@ fn a_store_that_does_not_answer_is_an_error_and_lists_go_on() {
         assert!(message.contains("store unreachable") && !message.contains(PASSWORD), "{message}");
     }
     assert_eq!(operator.ask("GET", "/api/tags", "").json()["total"], 1);
+}
+
+#[test]
+fn a_change_that_waits_for_a_locked_row_does_not_hold_up_the_end() {
+    use mysql::prelude::Queryable;
+    let store = Store::mariadb();
+    let mut server = store.start();
+    let database = store.database.as_ref().unwrap();
+    let (mut lock, mut observer) = (database.conn(), database.conn());
+    lock.query_drop("BEGIN").unwrap();
+    lock.query_drop("SELECT * FROM segments WHERE app_tag = 'test_business' FOR UPDATE").unwrap();
+    let mut operator = server.admin();
+    let change = "{\"step\":5}";
+    operator.send(&format!(
+        "PATCH /api/tags/test_business HTTP/1.1\r\nHost: 127.0.0.1\r\n{JSON}\r\nContent-Length: {}\r\n\r\n{change}",
+        change.len()
+    ));
+    let waiting =
+        "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'UPDATE `segments` SET step%'";
+    let deadline = Instant::now() + PATIENCE;
+    while observer.query_first::<u64, _>(waiting).unwrap() != Some(1) {
+        assert!(Instant::now() < deadline, "the change does not reach the table");
+    }
+    // The server would wait for the row for three seconds, and then for its answer to be read.
+    database.pause();
+    server.signal(libc::SIGTERM);
+    server.signal(libc::SIGINT);
+    let signalled = Instant::now();
+    server.wait();
+    assert!(signalled.elapsed() < Duration::from_secs(3), "{:?}", signalled.elapsed());
+    database.resume();
 }
 
 // ---- the document ----

@@ -78,6 +78,8 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
             () = signals.next() => warn!("a second signal: stopping at once"),
         }
     });
+    // An operator's change that the store does not answer would hold up the end otherwise.
+    runtime.shutdown_background();
     Ok(())
 }
 
