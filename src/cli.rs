@@ -5,6 +5,7 @@ mod output;
 mod schema;
 mod serve;
 mod tag;
+mod top;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use idalloc::dsn::Dsn;
 use idalloc::store::StoreError;
 
 use self::tag::TagCommand;
+use self::top::{ClientError, Top};
 
 /// A distributed ID generator: unique, growing 64-bit IDs over HTTP, reserved from MySQL by the segment
 #[derive(Debug, Parser)]
@@ -38,6 +40,8 @@ enum Command {
     Schema(ConfigArg),
     /// Make the database and the table where they are not there; safe to run twice
     Init(ConfigArg),
+    /// Watch a running server, live on this terminal: its rates, its refills, and its tags, those in trouble first
+    Top(Top),
     /// Look whether the configuration, the store, its table and its durability settings are as they should be
     Check(ConfigArg),
 }
@@ -79,6 +83,12 @@ pub enum RunError {
     /// Somebody said no.
     #[error("{0:?} is not deleted")]
     NotDeleted(String),
+    /// There is nothing to draw on.
+    #[error("top needs a terminal; GET /api/tags and /metrics of the operator's port are for programs")]
+    NoTerminal,
+    /// The operator's port does not answer as it should.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// The server cannot listen.
     #[error("cannot serve on {address}: {cause}")]
     Listen { address: String, cause: io::Error },
@@ -94,7 +104,8 @@ impl RunError {
     /// What the program exits with: 2 where the command line must be another, as for arguments that are not understood.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NobodyToAsk => 2,
+            Self::NobodyToAsk | Self::NoTerminal => 2,
+            Self::Client(ClientError::Url(_)) => 2,
             _ => 1,
         }
     }
@@ -106,6 +117,7 @@ pub fn run(args: Args) -> Result<(), RunError> {
         Command::Serve(arg) => serve::serve(arg.config.as_deref()),
         Command::Check(arg) => check::check(arg.config.as_deref()),
         Command::Tag(command) => tag::run(command),
+        Command::Top(args) => top::top(&args),
         Command::Schema(arg) => schema::schema(arg.config.as_deref()),
         Command::Init(arg) => schema::init(arg.config.as_deref()),
     }

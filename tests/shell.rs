@@ -2,16 +2,16 @@
 
 mod support;
 
-use std::io::{Read as _, Write as _};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use mysql::prelude::Queryable;
+use pty_process::blocking::Command;
 use serde_json::{Value, json};
 use support::mariadb::{MariaDb, PASSWORD};
 use support::program::{Ended, Run};
 use support::server::{PATIENCE, Server, Setup};
+use support::terminal::Terminal;
 use tempfile::TempDir;
 
 /// One configuration, with a table of its own.
@@ -323,25 +323,14 @@ fn a_failure_names_what_was_changed_before(site: Site) {
 }
 
 /// Runs a command on a terminal of its own, types `keys` when it has shown `prompt`, and returns its exit code and what
-/// was on the terminal.
-fn on_a_terminal(dir: &Path, args: &[&str], prompt: &str, keys: &str) -> (Option<i32>, String) {
-    let (mut terminal, pts) = pty_process::blocking::open().expect("a terminal");
-    let command = pty_process::blocking::Command::new(env!("CARGO_BIN_EXE_idalloc"));
-    let mut child =
-        command.args(args).current_dir(dir).env_remove("IDALLOC_DSN").spawn(pts).expect("start idalloc");
-    let mut shown = Vec::new();
-    let mut buffer = [0; 1024];
-    let mut typed = false;
-    // The end of a terminal is an error.
-    while let Ok(length @ 1..) = terminal.read(&mut buffer) {
-        shown.extend_from_slice(&buffer[..length]);
-        if !typed && String::from_utf8_lossy(&shown).contains(prompt) {
-            terminal.write_all(keys.as_bytes()).expect("type");
-            typed = true;
-        }
-    }
-    let status = child.wait().expect("its status");
-    (status.code(), String::from_utf8_lossy(&shown).into_owned())
+/// is on the terminal then.
+fn on_a_terminal(site: &Site, args: &[&str], prompt: &str, keys: &str) -> (Option<i32>, String) {
+    let command = Command::new(env!("CARGO_BIN_EXE_idalloc")).env_remove("IDALLOC_DSN");
+    let mut terminal = Terminal::start(command.current_dir(site.dir.path()).args(args), 20, 200);
+    terminal.await_text(prompt);
+    terminal.type_text(keys);
+    let status = terminal.wait();
+    (status.code(), terminal.text())
 }
 
 fn delete_asks_on_a_terminal_and_refuses_without_one(site: Site) {
@@ -354,16 +343,16 @@ fn delete_asks_on_a_terminal_and_refuses_without_one(site: Site) {
     assert_holds(&ended.stderr, &["idalloc: there is no terminal to ask on: give --yes"]);
     let question = "Delete the tag \"orders\" (step 10, max_id 500)? [y/N] ";
     for answer in ["n\n", "\n", "orders\n", END_OF_FILE] {
-        let (code, shown) = on_a_terminal(site.dir.path(), &delete, question, answer);
+        let (code, shown) = on_a_terminal(&site, &delete, question, answer);
         assert_eq!(code, Some(1), "{shown}");
         assert_holds(&shown, &["idalloc: \"orders\" is not deleted"]);
         assert_eq!(site.json(&["tag", "show", "orders"])["max_id"], "500");
     }
-    let (code, shown) = on_a_terminal(site.dir.path(), &delete, question, "y\n");
+    let (code, shown) = on_a_terminal(&site, &delete, question, "y\n");
     assert_eq!(code, Some(0), "{shown}");
     assert_eq!(site.json(&["tag", "list"]), json!([]));
     // Nothing is asked about what is not there.
-    let (code, shown) = on_a_terminal(site.dir.path(), &delete, question, "y\n");
+    let (code, shown) = on_a_terminal(&site, &delete, "no tag", "");
     assert_eq!(code, Some(1), "{shown}");
     assert!(shown.contains("no tag \"orders\"") && !shown.contains('?'), "{shown}");
 }
@@ -371,7 +360,7 @@ fn delete_asks_on_a_terminal_and_refuses_without_one(site: Site) {
 fn a_reader_that_leaves_is_no_error(site: Site) {
     let site = site.prepared();
     for args in [&["tag", "list"][..], &["tag", "list", "--json"], &["schema"], &["check"]] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_idalloc"));
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_idalloc"));
         command.args(args).args(["--config", "config.json"]).current_dir(site.dir.path());
         command.env_remove("IDALLOC_DSN").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("start idalloc");

@@ -22,3 +22,4 @@ pub mod node;
 pub mod program;
 pub mod proxy;
 pub mod server;
+pub mod terminal;
