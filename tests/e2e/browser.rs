@@ -234,6 +234,7 @@ fn a_server_that_goes_silent_or_away_makes_the_figures_stale_until_it_is_back() 
     browser.await_that(is_stale);
     browser.await_text("#stale-text", "The server does not answer.");
     browser.await_text("#live-text", "Stale");
+    browser.await_text("#health-text", "Unknown");
     let again = setup(directory.path()).key("AdminPort", port).start();
     browser.await_that(&format!("!({is_stale})"));
     browser.await_text("#live-text", "Live");
@@ -396,8 +397,12 @@ fn it_fits_a_desktop_and_a_phone_in_light_and_dark() {
     browser.await_that(&format!("{}.textContent.includes('Broken')", row("invoices")));
     let screenshots = std::env::var_os("IDALLOC_SCREENSHOTS").map(PathBuf::from);
     if screenshots.is_some() {
-        // Lines that are worth looking at.
-        thread::sleep(Duration::from_secs(45));
+        // Lines that are worth looking at: clients come and go.
+        for clients in [1, 3, 2, 4, 1] {
+            let _clients: Vec<_> =
+                (0..clients).map(|_| Load::on(&site.server, &["orders", "payments"])).collect();
+            thread::sleep(Duration::from_secs(20));
+        }
     }
     let phone = Screen { width: 360, height: 800, theme: "light" };
     for (name, screen) in [

@@ -3,7 +3,7 @@
 import { ask, token } from "./api.js";
 import { Charts } from "./charts.js";
 import { addTag, advanceTag, askToken, editTag, pair } from "./dialogs.js";
-import { amount, ago, duration, grouped } from "./format.js";
+import { duration, grouped } from "./format.js";
 import { nodeState } from "./states.js";
 import { Stream } from "./stream.js";
 import { TagTable } from "./tags.js";
@@ -14,6 +14,7 @@ const byId = (id) => document.getElementById(id);
 const STALE_MS = 3_000;
 const TABLE_EVERY = 2;
 const STATUS_EVERY = 10;
+const SAID_MS = 10_000;
 const ALARMS = ["fenced", "broken", "exhausted", "starving"];
 
 const charts = new Charts();
@@ -74,26 +75,21 @@ function showSample(sample) {
   const before = newest;
   newest = sample;
   newestAt = performance.now();
-  const { name, level } = nodeState(sample.health);
-  byId("health").dataset.level = level;
-  byId("health-text").textContent = name;
-  byId("health-detail").textContent = sample.health_detail ?? "";
   byId("fact-total").textContent = grouped(sample.tags.total);
   byId("fact-connections").textContent = grouped(sample.connections);
   for (const alarm of ALARMS) {
     byId(`fact-${alarm}`).textContent = grouped(sample.tags[alarm]);
     document.querySelector(`[data-alarm=${alarm}]`).classList.toggle("alarm", sample.tags[alarm] > 0);
   }
-  const wrong = ALARMS.filter((alarm) => sample.tags[alarm] > 0).map((alarm) => `${sample.tags[alarm]} ${alarm}`);
-  document.title = [...wrong, `${name} · idalloc`].join(", ");
   announceChange(before, sample);
   showConnection();
 }
 
 function announceChange(before, sample) {
   if (before === null) return;
-  const changes = ALARMS.filter((alarm) => before.tags[alarm] !== sample.tags[alarm])
-    .map((alarm) => `${sample.tags[alarm]} ${sample.tags[alarm] === 1 ? "tag is" : "tags are"} ${alarm}.`);
+  const changes = ALARMS.filter((alarm) => before.tags[alarm] !== sample.tags[alarm]).map(
+    (alarm) => `${sample.tags[alarm]} ${sample.tags[alarm] === 1 ? "tag is" : "tags are"} ${alarm}.`,
+  );
   if (before.health !== sample.health) {
     changes.unshift(`The node is now: ${nodeState(sample.health).name}. ${sample.health_detail ?? ""}`);
   }
@@ -108,20 +104,38 @@ async function showStatus() {
     return; // The stream says so too.
   }
   const { store } = status;
-  const since = ago((now_ms() - store.since_ms) / 1000).replace(" ago", "");
-  byId("fact-store").textContent = [store.kind, store.host, store.state === "answering" ? "answering" : `away for ${since}: ${store.last_error ?? "no answer"}`]
-    .filter((part) => part !== null).join(" · ");
-  document.querySelector("[data-alarm=store]").classList.toggle("alarm", store.state !== "answering");
+  const away = () =>
+    `away for ${duration((now_ms() - store.since_ms) / 1000)}: ${store.last_error ?? "no answer"}`;
+  const answers = store.state === "answering";
+  const parts = [store.kind, store.host, answers ? "answering" : away()];
+  byId("fact-store").textContent = parts.filter((part) => part !== null).join(" · ");
+  document.querySelector("[data-alarm=store]").classList.toggle("alarm", !answers);
   byId("fact-uptime").textContent = duration(status.uptime_s);
-  byId("fact-version").textContent = status.commit === null ? status.version : `${status.version} (${status.commit.slice(0, 8)})`;
+  byId("fact-version").textContent =
+    status.commit === null ? status.version : `${status.version} (${status.commit.slice(0, 8)})`;
   const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value));
-  byId("config").replaceChildren(...Object.entries(status.config).map(([key, value]) => pair(key, shown(value))));
+  byId("config").replaceChildren(
+    ...Object.entries(status.config).map(([key, value]) => pair(key, shown(value))),
+  );
+}
+
+/// The node's health, which nobody knows who has no figures of now.
+function showHealth(stale) {
+  const known = newest !== null && !stale;
+  const { name, level } = known ? nodeState(newest.health) : { name: "Unknown", level: "unknown" };
+  const wrong = known ? ALARMS.filter((alarm) => newest.tags[alarm] > 0) : [];
+  byId("health").dataset.level = level;
+  byId("health-text").textContent = name;
+  byId("health-detail").textContent = known ? (newest.health_detail ?? "") : "";
+  document.title = [...wrong.map((alarm) => `${newest.tags[alarm]} ${alarm}`), `${name} · idalloc`].join(
+    ", ",
+  );
 }
 
 /// Whether the figures are of now, and if not, since when and why.
 function showConnection() {
   const age_ms = newest === null ? Infinity : performance.now() - newestAt;
-  const stale = connection.name === "waiting" || (newest !== null && age_ms > STALE_MS);
+  const stale = connection.error !== undefined || (newest !== null && age_ms > STALE_MS);
   const live = connection.name === "live" && !stale;
   const was = byId("live").dataset.state;
   const is = live ? "live" : stale ? "stale" : "connecting";
@@ -129,6 +143,7 @@ function showConnection() {
   byId("live-text").textContent = { live: "Live", stale: "Stale", connecting: "Connecting" }[is];
   document.body.classList.toggle("is-stale", stale);
   byId("stale").hidden = !stale;
+  showHealth(stale);
   if (stale) byId("stale-text").textContent = staleText(age_ms);
   if (is !== was && is === "stale") announce("The figures are stale: the connection to the server is lost.");
   if (is !== was && is === "live" && was === "stale") announce("The figures are live again.");
@@ -138,14 +153,28 @@ function staleText(age_ms) {
   const last = newest === null ? "No figures yet." : `These figures are ${duration(age_ms / 1000)} old.`;
   const why = connection.error?.message ?? "";
   const left_s = Math.ceil((connection.retryAt - performance.now()) / 1000);
-  const next = left_s > 0 ? `Trying again in ${left_s} s.` : connection.retryAt === undefined ? "" : "Trying again.";
+  const next = left_s > 0 ? `Trying again in ${left_s} s.` : "Trying again.";
   return [last, why, next].filter((part) => part !== "").join(" ");
 }
 
 setInterval(showConnection, 500);
 
+/// Says something for a while, to the eye and to a screen reader.
 function announce(text) {
-  byId("announce").textContent = text;
+  say("announce", text);
+}
+
+/// The same for what went wrong, which interrupts.
+function announceProblem(text) {
+  say("alert", text);
+}
+
+const silences = {};
+
+function say(id, text) {
+  byId(id).textContent = text;
+  clearTimeout(silences[id]);
+  silences[id] = setTimeout(() => (byId(id).textContent = ""), SAID_MS);
 }
 
 // --- what the operator does
@@ -163,11 +192,6 @@ async function act(action, tag) {
 function finish(done) {
   announce(done);
   table.load();
-}
-
-function announceProblem(message) {
-  byId("list-problem").textContent = message;
-  byId("list-problem").hidden = false;
 }
 
 function showTokenButton() {

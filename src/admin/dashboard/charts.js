@@ -133,7 +133,14 @@ class Chart {
       },
       axes: [
         { ...axis, size: 20, gap: 2, space: 64, incrs: [60, 120], values: (_u, times) => times.map(minute) },
-        { ...axis, size: 56, gap: 6, space: 30, incrs: this.#chart.steps, values: (_u, values) => values.map(this.#chart.format) },
+        {
+          ...axis,
+          size: 56,
+          gap: 6,
+          space: 30,
+          incrs: this.#chart.steps,
+          values: (_u, values) => values.map(this.#chart.format),
+        },
       ],
       series: [{}, ...this.#chart.lines.map(line)],
       hooks: { setCursor: [() => this.#caption()] },

@@ -47,7 +47,14 @@ function form(dialog, submit, values = {}) {
   element.addEventListener("submit", run, { signal });
   dialog.querySelector(".cancel")?.addEventListener("click", () => dialog.close(), { signal });
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => { listeners.abort(); resolve(done); }, { signal });
+    dialog.addEventListener(
+      "close",
+      () => {
+        listeners.abort();
+        resolve(done);
+      },
+      { signal },
+    );
     dialog.showModal();
   });
 }
@@ -90,14 +97,21 @@ export async function editTag(name) {
   byId("tag-advance").hidden = tag.state !== "fenced";
 
   const before = { step: String(tag.step), description: tag.description ?? "" };
+  let changes = [];
   const submit = async (fields) => {
-    const changes = Object.entries(fields).filter(([key, value]) => value !== before[key]);
+    changes = Object.entries(fields).filter(([key, value]) => value !== before[key]);
     if (changes.length > 0) await ask("PATCH", tagPath(name), { body: Object.fromEntries(changes) });
   };
   let then = null;
-  byId("tag-delete").onclick = () => { then = deleteTag; dialog.close(); };
-  byId("tag-advance").onclick = () => { then = advanceTag; dialog.close(); };
-  if (await form(dialog, submit, before)) return `Tag ${name} is changed.`;
+  byId("tag-delete").onclick = () => {
+    then = deleteTag;
+    dialog.close();
+  };
+  byId("tag-advance").onclick = () => {
+    then = advanceTag;
+    dialog.close();
+  };
+  if (await form(dialog, submit, before)) return changes.length > 0 ? `Tag ${name} is changed.` : null;
   return then === null ? null : then(name, tag.fault);
 }
 
@@ -125,9 +139,17 @@ function facts(tag) {
   const pairs = [
     ["State", stateName(tag.state)],
     ["max_id in the table", tag.max_id === null ? "–" : grouped(tag.max_id)],
-    ["Left in memory", `${grouped(tag.left)} in ${tag.segments} ${tag.segments === 1 ? "segment" : "segments"}`],
+    [
+      "Left in memory",
+      `${grouped(tag.left)} in ${tag.segments} ${tag.segments === 1 ? "segment" : "segments"}`,
+    ],
     ["Issued by this node", grouped(tag.issued)],
-    ["Last reservation", reserved === null ? "none yet" : `${grouped(tag.last_amount)} IDs, ${ago((Date.now() - reserved) / 1000)}`],
+    [
+      "Last reservation",
+      reserved === null
+        ? "none yet"
+        : `${grouped(tag.last_amount)} IDs, ${ago((Date.now() - reserved) / 1000)}`,
+    ],
   ];
   return pairs.map(([name, text]) => pair(name, text));
 }

@@ -20,7 +20,12 @@ export function latency(ms) {
   return `${ms.toFixed(ms >= 1 ? 1 : 2)} ms`;
 }
 
-const UNITS = [["d", 86_400], ["h", 3_600], ["min", 60], ["s", 1]];
+const UNITS = [
+  ["d", 86_400],
+  ["h", 3_600],
+  ["min", 60],
+  ["s", 1],
+];
 
 /// Seconds as their two largest units.
 export function duration(seconds) {
@@ -31,14 +36,14 @@ export function duration(seconds) {
   for (const [unit, length] of UNITS) {
     const count = Math.floor(rest / length);
     rest -= count * length;
-    if (count > 0) parts.push(`${count} ${unit}`);
+    if (count > 0) parts.push(`${count}\u00a0${unit}`);
     else if (parts.length > 0) break;
     if (parts.length === 2) break;
   }
   return parts.join(" ");
 }
 
-export const ago = (seconds) => (seconds < 1 ? "just now" : `${duration(seconds)} ago`);
+export const ago = (seconds) => (seconds < 1 ? "just now" : `${duration(seconds)}\u00a0ago`);
 
 /// The time of day of a moment in milliseconds since 1970.
 export const timeOfDay = (ms) => new Date(ms).toLocaleTimeString("en-GB");

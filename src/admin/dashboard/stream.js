@@ -10,8 +10,9 @@ const RETRY_MAX_MS = 10_000;
 
 /// Follows /api/events for ever.
 ///
-/// `onEvent(name, data)` gets each event. `onState(state)` gets {name: "connecting" | "live" | "waiting", error, retryAt},
-/// `retryAt` in terms of performance.now(). `authorize()` is awaited after a 401.
+/// `onEvent(name, data)` gets each event. `onState(state)` gets {name: "connecting" | "live" | "waiting", error, retryAt}:
+/// why it is not live, if it was or should be, and when it tries again, in terms of performance.now(). `authorize()` is
+/// awaited after a 401.
 export class Stream {
   #handlers;
   #wake = () => {};
@@ -22,9 +23,9 @@ export class Stream {
 
   async run() {
     const { onState, authorize } = this.#handlers;
+    let error;
     for (let failures = 0; ; failures += 1) {
-      let error;
-      onState({ name: "connecting" });
+      onState({ name: "connecting", error });
       try {
         await this.#read(() => (failures = 0));
         error = new Error("The server closed the connection.");

@@ -31,7 +31,9 @@ export class TagTable {
     const asking = new AbortController();
     this.#asking = asking;
     try {
-      const page = await ask("GET", `/api/tags?${new URLSearchParams(this.#view)}`, { signal: asking.signal });
+      const page = await ask("GET", `/api/tags?${new URLSearchParams(this.#view)}`, {
+        signal: asking.signal,
+      });
       if (asking !== this.#asking) return;
       this.#problem(null);
       if (page.tags.length === 0 && page.total > 0 && this.#view.offset > 0) {
@@ -109,7 +111,9 @@ export class TagTable {
       column.querySelector("button").addEventListener("click", () => this.#sortBy(column.dataset.sort));
     }
     byId("sort-select").addEventListener("change", (event) => this.#sortBy(event.target.value));
-    byId("limit").addEventListener("change", (event) => this.#show({ limit: Number(event.target.value), offset: 0 }));
+    byId("limit").addEventListener("change", (event) =>
+      this.#show({ limit: Number(event.target.value), offset: 0 }),
+    );
     const step = (id, offset) => byId(id).addEventListener("click", () => this.#show({ offset: offset() }));
     step("first", () => 0);
     step("previous", () => Math.max(0, this.#view.offset - this.#view.limit));
@@ -127,8 +131,14 @@ export class TagTable {
     this.#total = total;
     this.#renderRows(tags);
     byId("empty").hidden = tags.length > 0;
-    byId("empty").textContent = this.#view.search === "" ? "There are no tags yet." : `No tag has ${JSON.stringify(this.#view.search)} in its name.`;
-    const range = total === 0 ? "No tags" : `${grouped(offset + 1)}–${grouped(offset + tags.length)} of ${grouped(total)}`;
+    byId("empty").textContent =
+      this.#view.search === ""
+        ? "There are no tags yet."
+        : `No tag has ${JSON.stringify(this.#view.search)} in its name.`;
+    const range =
+      total === 0
+        ? "No tags"
+        : `${grouped(offset + 1)}–${grouped(offset + tags.length)} of ${grouped(total)}`;
     if (byId("range").textContent !== range) byId("range").textContent = range;
     byId("first").disabled = byId("previous").disabled = offset === 0;
     byId("next").disabled = byId("last").disabled = offset + tags.length >= total;
@@ -137,7 +147,9 @@ export class TagTable {
   /// Rows are kept by name, so that one with the focus keeps it.
   #renderRows(tags) {
     const focused = document.activeElement;
-    const rows = new Map(tags.map((tag) => [tag.app_tag, this.#rows.get(tag.app_tag) ?? new Row(this.#onAction)]));
+    const rows = new Map(
+      tags.map((tag) => [tag.app_tag, this.#rows.get(tag.app_tag) ?? new Row(this.#onAction)]),
+    );
     for (const [name, row] of this.#rows) if (!rows.has(name)) row.element.remove();
     this.#rows = rows;
     const body = byId("rows");
@@ -160,9 +172,17 @@ class Row {
     this.element = byId("row").content.firstElementChild.cloneNode(true);
     const part = (selector) => this.element.querySelector(selector);
     this.parts = {
-      state: part(".state"), stateText: part(".state .text"), name: part(".open"), fault: part(".fault"), rate: part(".rate"),
-      left: part(".left"), supply: part(".supply"), reserved: part(".reserved"), step: part(".step"),
-      advance: part(".advance"), edit: part(".edit"),
+      state: part(".state"),
+      stateText: part(".state .text"),
+      name: part(".open"),
+      fault: part(".fault"),
+      rate: part(".rate"),
+      left: part(".left"),
+      supply: part(".supply"),
+      reserved: part(".reserved"),
+      step: part(".step"),
+      advance: part(".advance"),
+      edit: part(".edit"),
     };
     this.parts.name.addEventListener("click", () => onAction("edit", this.#tag));
     this.parts.edit.addEventListener("click", () => onAction("edit", this.#tag));
