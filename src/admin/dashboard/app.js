@@ -15,6 +15,7 @@ const STALE_MS = 3_000;
 const TABLE_EVERY = 2;
 const STATUS_EVERY = 10;
 const SAID_MS = 10_000;
+const LINES_SAID_MAX = 3;
 const ALARMS = ["fenced", "broken", "exhausted", "starving"];
 
 const charts = new Charts();
@@ -52,7 +53,6 @@ function onEvent(name, data) {
 
 function onState(state) {
   connection = state;
-  if (state.name === "live") newestAt ??= performance.now();
   showConnection();
 }
 
@@ -127,9 +127,8 @@ function showHealth(stale) {
   byId("health").dataset.level = level;
   byId("health-text").textContent = name;
   byId("health-detail").textContent = known ? (newest.health_detail ?? "") : "";
-  document.title = [...wrong.map((alarm) => `${newest.tags[alarm]} ${alarm}`), `${name} · idalloc`].join(
-    ", ",
-  );
+  const alarms = wrong.map((alarm) => `${newest.tags[alarm]} ${alarm}`);
+  document.title = [...alarms, `${name} · idalloc`].join(", ");
 }
 
 /// Whether the figures are of now, and if not, since when and why.
@@ -169,12 +168,12 @@ function announceProblem(text) {
   say("alert", text);
 }
 
-const silences = {};
-
 function say(id, text) {
-  byId(id).textContent = text;
-  clearTimeout(silences[id]);
-  silences[id] = setTimeout(() => (byId(id).textContent = ""), SAID_MS);
+  const line = document.createElement("p");
+  line.textContent = text;
+  byId(id).append(line);
+  setTimeout(() => line.remove(), SAID_MS);
+  if (byId(id).childElementCount > LINES_SAID_MAX) byId(id).firstElementChild.remove();
 }
 
 // --- what the operator does

@@ -137,7 +137,7 @@ class Chart {
           ...axis,
           size: 56,
           gap: 6,
-          space: 30,
+          space: 24,
           incrs: this.#chart.steps,
           values: (_u, values) => values.map(this.#chart.format),
         },
