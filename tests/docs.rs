@@ -6,7 +6,9 @@ use std::path::Path;
 use idalloc::config::KEYS;
 
 const README: &str = include_str!("../README.md");
+const README_ZH: &str = include_str!("../README.zh-CN.md");
 const OPERATING: &str = include_str!("../docs/OPERATING.md");
+const OPERATING_ZH: &str = include_str!("../docs/OPERATING.zh-CN.md");
 const ALARMS: &str = include_str!("../deploy/prometheus/rules.yaml");
 
 #[test]
@@ -39,7 +41,12 @@ fn the_guide_says_of_every_alarm_what_to_do() {
 #[test]
 fn links_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (name, text) in [("README.md", README), ("docs/OPERATING.md", OPERATING)] {
+    for (name, text) in [
+        ("README.md", README),
+        ("README.zh-CN.md", README_ZH),
+        ("docs/OPERATING.md", OPERATING),
+        ("docs/OPERATING.zh-CN.md", OPERATING_ZH),
+    ] {
         let mut count = 0;
         for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
             if link.contains("://") {
@@ -57,6 +64,90 @@ fn links_lead_somewhere() {
         }
         assert!(count > 0, "{name}");
     }
+}
+
+#[test]
+fn the_chinese_documents_are_in_step_with_the_english_ones() {
+    for (english, chinese) in [(README, README_ZH), (OPERATING, OPERATING_ZH)] {
+        let (english, chinese) = (sections(english), sections(chinese));
+        let levels = |sections: &[Section]| sections.iter().map(|one| one.level).collect::<Vec<_>>();
+        assert_eq!(levels(&chinese), levels(&english), "as many headings, of the same levels");
+        for (english, chinese) in english.iter().zip(&chinese) {
+            let place = format!("{} / {}", english.title, chinese.title);
+            assert_eq!(chinese.code_blocks, english.code_blocks, "{place}: blocks of code");
+            assert_eq!(chinese.code_spans, english.code_spans, "{place}: what is set as code");
+            assert_eq!(chinese.list_items, english.list_items, "{place}: items of lists");
+            assert_eq!(chinese.rows.len(), english.rows.len(), "{place}: rows of tables");
+            for (english, chinese) in english.rows.iter().zip(&chinese.rows) {
+                assert_eq!(chinese.len(), english.len(), "{place}: columns of {english:?}");
+                assert_eq!(numbers(chinese), numbers(english), "{place}: numbers of {english:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_chinese_readme_lists_every_key_with_its_default() {
+    // The defaults that are no values.
+    let in_chinese = [("none: required", "无，必填"), ("available cores", "可用核数"), ("none", "无")];
+    for key in KEYS {
+        let default = key.default_text().to_string();
+        let default = in_chinese
+            .iter()
+            .find(|(english, _)| *english == default)
+            .map_or(default, |(_, it)| (*it).into());
+        let row = format!("| {} | {default} | ", key.name());
+        assert!(README_ZH.contains(&row), "the Chinese README has no row that starts with: {row}");
+    }
+}
+
+/// What of a section must be the same in every language.
+#[derive(Default)]
+struct Section<'a> {
+    level: usize,
+    title: &'a str,
+    code_blocks: Vec<&'a str>,
+    /// Sorted, because the order of words is another.
+    code_spans: Vec<&'a str>,
+    list_items: usize,
+    /// Each by its cells.
+    rows: Vec<Vec<&'a str>>,
+}
+
+fn sections(text: &str) -> Vec<Section<'_>> {
+    let mut sections = vec![Section::default()];
+    let mut in_code = false;
+    for line in text.lines() {
+        let fence = line.trim_start().starts_with("```");
+        if !in_code && line.starts_with('#') {
+            let level = line.bytes().take_while(|byte| *byte == b'#').count();
+            sections.push(Section { level, title: line, ..Section::default() });
+        }
+        let section = sections.last_mut().expect("one at least");
+        if in_code || fence {
+            section.code_blocks.push(line);
+            in_code ^= fence;
+            continue;
+        }
+        section.code_spans.extend(line.split('`').skip(1).step_by(2));
+        section.list_items += usize::from(
+            line.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(". ") || line.starts_with("- "),
+        );
+        if line.starts_with('|') {
+            section.rows.push(line.split('|').collect());
+        }
+    }
+    sections.iter_mut().for_each(|section| section.code_spans.sort_unstable());
+    sections
+}
+
+/// The numbers of a row, sorted.
+fn numbers<'a>(cells: &[&'a str]) -> Vec<&'a str> {
+    let in_cell =
+        |cell: &'a str| cell.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let mut numbers: Vec<_> = cells.iter().copied().flat_map(in_cell).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 /// The headings of a document, without what looks like one in a block of code.
