@@ -95,7 +95,7 @@ impl Balancer {
         socket.write_all(b"show stat\n").expect("ask HAProxy");
         let mut table = String::new();
         socket.read_to_string(&mut table).expect("HAProxy's statistics");
-        let server = format!("idalloc_healthy,node{},", node + 1);
+        let server = format!("nodes,node{},", node + 1);
         let header = table.lines().next().expect("the header").trim_start_matches("# ");
         let row = table.lines().find(|line| line.starts_with(&server)).expect("the node's row");
         let column = header.split(',').position(|column| column == name).expect("the column");

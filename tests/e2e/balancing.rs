@@ -143,6 +143,19 @@ impl Site {
     }
 }
 
+/// A request for some IDs: a GET, or every fourth time a POST.
+fn alloc(turn: u64) -> String {
+    let form = format!("app_tag={TAG}&count={}", 1 + turn % 3);
+    let form_bytes = form.len();
+    match turn % 4 {
+        0 => format!(
+            "POST /alloc HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+             Content-Length: {form_bytes}\r\n\r\n{form}"
+        ),
+        _ => format!("GET /alloc?{form} HTTP/1.1\r\nHost: test\r\n\r\n"),
+    }
+}
+
 /// Clients at work.
 #[derive(Default)]
 struct Load {
@@ -168,8 +181,7 @@ impl Load {
             if self.stop.load(Relaxed) {
                 return;
             }
-            let count = 1 + (request + client) % 3;
-            match connection.try_get(&format!("/alloc?app_tag={TAG}&count={count}")) {
+            match connection.try_ask(&alloc(request + client)) {
                 Some(answer) if answer.status == 200 => {
                     answer.ids().iter().for_each(|id| ledger.enter(*id..*id + 1, "a client"));
                     self.answers.fetch_add(1, Relaxed);

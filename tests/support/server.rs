@@ -354,7 +354,11 @@ impl Client {
     /// One GET on a connection that the server may close, and before the first byte of an answer only: `None` then.
     /// An answer that breaks off fails the test.
     pub fn try_get(&mut self, target: &str) -> Option<Response> {
-        let request = format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n");
+        self.try_ask(&format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"))
+    }
+
+    /// The same with any request.
+    pub fn try_ask(&mut self, request: &str) -> Option<Response> {
         // Even if this fails, there may be a last answer to read.
         let _ = self.stream.get_mut().write_all(request.as_bytes());
         match self.stream.fill_buf() {
