@@ -306,6 +306,15 @@ fn everything_is_done_with_the_keyboard_alone() {
     browser.await_that(&format!("{asked} > {}", before + 2));
     assert!(focus_is("#rows .open"));
     assert_eq!(browser.eval("document.querySelectorAll('#rows tr').length"), 2);
+    // A row that changes its place keeps it too; then all is as before.
+    let turn = "document.querySelector('[data-sort=app_tag] button').click()";
+    browser.eval("document.querySelector('#rows tr:last-child .open').focus()");
+    for (first, of_two) in [("test_business", "first"), ("by-keyboard", "last")] {
+        browser.eval(turn);
+        browser.await_text("#rows tr:first-child .open", first);
+        assert!(focus_is(&format!("#rows tr:{of_two}-child .open")), "the focus is on test_business");
+    }
+    browser.eval("document.querySelector('#rows .open').focus()");
     browser.press(Key::Enter);
     browser.await_that("document.activeElement.id === 'edit-step'");
     browser.press("0");
