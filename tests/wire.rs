@@ -1299,6 +1299,7 @@ fn a_client_that_never_reads_costs_at_most_256_kib_and_is_closed() {
         ("the longest bodies and the largest answers", alloc(10_000, &chunks)),
     ];
     let kib = floods.map(|(what, request)| (what, kib_of_clients_that_never_read(CLIENTS, &request)));
+    println!("KiB of {CLIENTS} clients: {kib:?}");
     let limit = CLIENTS as u64 * 256 + ALLOCATOR_STEP_KIB;
     assert!(kib.iter().all(|(_, kib)| *kib <= limit), "KiB of {CLIENTS} clients: {kib:?}");
 }
