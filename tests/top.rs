@@ -191,25 +191,22 @@ fn a_server_that_goes_is_said_to_be_away_and_followed_again_when_it_is_back() {
 
 #[test]
 fn the_picture_follows_the_size_of_the_terminal() {
-    let site = Site::new(&["orders"]);
+    let tags: Vec<String> = (10..50).map(|index| format!("tag-{index}")).collect();
+    let site = Site::new(&tags.iter().map(String::as_str).collect::<Vec<_>>());
     let server = site.setup().admin().start();
     let terminal = top(server.admin_port(), &[]);
-    terminal.await_screen("all columns that there is room for", |screen| {
+    let holds = |screen: &vt100::Screen, rows: usize, parts: &[&str]| {
         let text = screen.contents();
-        text.contains("IDs/s") && text.contains("LAST REFILL") && text.contains("orders")
-    });
+        let listed = text.lines().filter(|line| line.starts_with("tag-")).count();
+        listed == rows && text.contains("q quit") && parts.iter().all(|part| text.contains(part))
+    };
+    terminal.await_screen("18 rows", |screen| holds(screen, 18, &["IDs/s", "LAST REFILL"]));
     terminal.resize(10, 40);
-    let screen = terminal.await_screen("a small picture", |screen| {
-        let text = screen.contents();
-        text.contains("orders") && !text.contains("IDs/s") && text.contains("q quit")
-    });
-    assert!(!screen.contains("LAST REFILL"), "{screen}");
+    let screen = terminal.await_screen("a small picture", |screen| holds(screen, 4, &["APP_TAG"]));
+    assert!(!screen.contains("LAST REFILL") && !screen.contains("IDs/s"), "{screen}");
     terminal.resize(1, 1);
     terminal.resize(40, 150);
-    terminal.await_screen("a large picture", |screen| {
-        let text = screen.contents();
-        text.contains("SEGMENTS") && text.contains("IDs/s") && text.contains("orders")
-    });
+    terminal.await_screen("a large picture", |screen| holds(screen, 28, &["IDs/s", "SEGMENTS"]));
 }
 
 #[test]
