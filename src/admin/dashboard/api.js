@@ -56,10 +56,11 @@ export async function ask(method, path, { body, signal } = {}) {
   }
 }
 
-/// JSON whose large integers become text: a JavaScript number would lose their last digits.
+/// JSON whose large integers become text: a JavaScript number would lose their last digits. Browsers from before 2025 do
+/// not tell the source of a number, and round it.
 export function parse(text) {
-  return JSON.parse(text, (_key, value, { source }) =>
-    Number.isInteger(value) && !Number.isSafeInteger(value) ? source : value,
+  return JSON.parse(text, (_key, value, context) =>
+    Number.isInteger(value) && !Number.isSafeInteger(value) ? (context?.source ?? value) : value,
   );
 }
 
