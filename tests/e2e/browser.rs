@@ -318,7 +318,8 @@ fn everything_is_done_with_the_keyboard_alone() {
     browser.eval("document.querySelector('#rows .open').focus()");
     browser.press(Key::Enter);
     browser.await_that("document.activeElement.id === 'edit-step'");
-    browser.press(Key::Control + "a");
+    browser.press(Key::End);
+    browser.press(Key::Backspace);
     browser.press("70");
     browser.press(Key::Enter);
     browser.await_text("#announce", "Tag by-keyboard is changed.");

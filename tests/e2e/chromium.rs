@@ -45,7 +45,7 @@ impl Browser {
     /// Shows the page at `port`, on a desktop.
     pub fn open(port: u16) -> Browser {
         let profile = tempfile::tempdir().expect("a directory");
-        let (chromedriver, driver_port) = start_chromedriver();
+        let (chromedriver, driver_port) = start_chromedriver(profile.path());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let url = format!("http://127.0.0.1:{driver_port}");
         let session = WebDriver::new(url, capabilities(profile.path()));
@@ -171,9 +171,15 @@ impl Drop for Browser {
 }
 
 /// chromedriver on a free port, and the port.
-fn start_chromedriver() -> (Child, u16) {
+fn start_chromedriver(directory: &Path) -> (Child, u16) {
     let mut command = Command::new("chromedriver");
-    command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // What they leave behind goes with the directory.
+    command
+        .arg("--port=0")
+        .env("TMPDIR", directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("chromedriver: {error}; {INSTALL_HINT}"));
     let mut output = BufReader::new(child.stdout.take().expect("its output")).lines();
     let said =
