@@ -5,9 +5,10 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use support::mariadb::MariaDb;
-use support::server::{Client, Setup};
+use support::server::{Client, PATIENCE, Setup};
 
 const ENGINES: [&str; 2] = ["tokio", "may_minihttp"];
 
@@ -99,7 +100,13 @@ fn what_others_reserved_since_is_theirs() {
     let second = Setup::on(&database.dsn()).start();
     let id = second.await_status("/alloc?app_tag=test_business", 200).id();
     assert!(id >= 100_000, "behind the first server's: {id}");
-    let max_id = database.max_id("test_business");
+    // Each holds two segments.
+    let max_id = 400_000;
+    let deadline = Instant::now() + PATIENCE;
+    while database.max_id("test_business") != max_id {
+        assert!(Instant::now() < deadline, "max_id is {}", database.max_id("test_business"));
+        thread::sleep(Duration::from_millis(2));
+    }
     stop(first);
     assert_eq!(database.max_id("test_business"), max_id, "nothing is given back from below");
     assert_eq!(second.get("/alloc?app_tag=test_business").id(), id + 1);
