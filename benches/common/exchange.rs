@@ -57,18 +57,15 @@ impl Exchange {
     }
 
     fn answer_one(&mut self, input: &mut [u8]) -> usize {
-        let handler = &mut self.handler;
         if let Some((request, length)) = self.memo.recall(input) {
-            let single =
-                self.memo.single_of(|| handler.single_of(&request)).and_then(|tag| handler.single(tag));
-            let reply = single.unwrap_or_else(|| handler.handle(&request));
+            let reply = self.handler.handle_again(&self.memo, &request);
             encode(reply, &mut self.encoder, &request, &mut self.output);
             return length;
         }
         let mut parser = Parser::default();
         let Ok(Parsed::Complete { request, bytes }) = parser.parse(input) else { panic!("a whole request") };
         self.memo.keep(bytes, &request);
-        encode(handler.handle(&request), &mut self.encoder, &request, &mut self.output);
+        encode(self.handler.handle(&request), &mut self.encoder, &request, &mut self.output);
         bytes.len()
     }
 }

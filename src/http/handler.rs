@@ -10,7 +10,7 @@ use crossbeam_utils::CachePadded;
 
 use super::access::{Access, Grant, bearer};
 use super::counters::{Counters, Route, Tally, Wait};
-use super::request::{Method, Reject, Request, parameter};
+use super::request::{Memo, Method, Reject, Request, parameter};
 use super::response::{Answer, ApiError};
 use crate::alloc::{AllocError, Granted, Handle, Health, Outcome, Pending, Want};
 use crate::store::tag::TAG_BYTES_MAX;
@@ -119,9 +119,16 @@ impl Handler {
         reply
     }
 
+    /// As [`Handler::handle`], for the request that `memo` recalls.
+    #[inline]
+    pub fn handle_again(&mut self, memo: &Memo, request: &Request<'_>) -> Reply {
+        let single = memo.single_of(|| self.single_of(request)).and_then(|tag| self.single(tag));
+        single.unwrap_or_else(|| self.handle(request))
+    }
+
     /// The tag, if the request is for one ID of it and may have it. [`Handler::single`] then answers as
     /// [`Handler::handle`] would, now and whenever the same bytes come again.
-    pub fn single_of(&self, request: &Request<'_>) -> Option<Box<str>> {
+    fn single_of(&self, request: &Request<'_>) -> Option<Box<str>> {
         if request.method != Method::Get || Route::of(request.path) != Route::Alloc {
             return None;
         }
@@ -131,7 +138,7 @@ impl Handler {
 
     /// One ID; `None` when that takes more than an addition: the request is then to be handled.
     #[inline]
-    pub fn single(&mut self, tag: &str) -> Option<Reply> {
+    fn single(&mut self, tag: &str) -> Option<Reply> {
         if self.service.is_draining() {
             return None;
         }

@@ -289,9 +289,7 @@ impl Connection {
             && let Some((request, length)) = memo.recall(bytes)
         {
             *consumed += length;
-            let single = memo.single_of(|| handler.single_of(&request)).and_then(|tag| handler.single(tag));
-            let reply = single.unwrap_or_else(|| handler.handle(&request));
-            return Ok(Next::Reply(reply, worker.delivery(&request)));
+            return Ok(Next::Reply(handler.handle_again(&memo, &request), worker.delivery(&request)));
         }
         drop(memo);
         match self.parser.parse(bytes)? {
