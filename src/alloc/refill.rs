@@ -361,7 +361,7 @@ impl Refiller {
         self.shared.reservations.note_fence();
         // The refused reservation has lifted the row. It must not make it look mended before somebody has found out what was
         // lost; and it cannot be taken back: the reply might be that to an earlier one, which was handed out.
-        let granted = self.shared.watermarks.raise_above(tag.name(), range.end).max(granted);
+        let granted = self.shared.watermarks.raise_above(tag.name(), range.end);
         self.refuse(tag, Fault::Regression { granted });
         Ok(())
     }

@@ -207,3 +207,21 @@ pub enum StoreError {
     #[error("unexpected answer from the store: {0}")]
     Unexpected(String),
 }
+
+impl StoreError {
+    /// Whether it is the answer of a store that is as it should be, so that the session may go on.
+    fn is_answer(&self) -> bool {
+        match self {
+            Self::Contended(_)
+            | Self::UnknownTag
+            | Self::Overflow { .. }
+            | Self::TagExists(_)
+            | Self::Invalid(_) => true,
+            Self::Unavailable(_)
+            | Self::ReadOnly(_)
+            | Self::Schema(_)
+            | Self::Denied(_)
+            | Self::Unexpected(_) => false,
+        }
+    }
+}

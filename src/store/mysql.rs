@@ -81,18 +81,9 @@ impl MySqlStore {
         let host = session.host;
         let result = ask(&mut session, &self.table).map_err(|e| e.judge(&session.place, &self.table));
         match &result {
-            Ok(_)
-            | Err(
-                StoreError::Contended(_)
-                | StoreError::UnknownTag
-                | StoreError::Overflow { .. }
-                | StoreError::TagExists(_)
-                | StoreError::Invalid(_),
-            ) => self.session = Some(session),
             Err(StoreError::Unavailable(_) | StoreError::ReadOnly(_)) => self.next_host = host + 1,
-            Err(StoreError::Schema(_) | StoreError::Denied(_) | StoreError::Unexpected(_)) => {
-                self.next_host = host
-            }
+            Err(error) if !error.is_answer() => self.next_host = host,
+            _ => self.session = Some(session),
         }
         result
     }

@@ -51,15 +51,7 @@ impl SqliteStore {
             None => self.open().map_err(judge)?,
         };
         let result = ask(&session, &self.table).map_err(judge);
-        if let Ok(_)
-        | Err(
-            StoreError::Contended(_)
-            | StoreError::UnknownTag
-            | StoreError::Overflow { .. }
-            | StoreError::TagExists(_)
-            | StoreError::Invalid(_),
-        ) = result
-        {
+        if result.as_ref().err().is_none_or(StoreError::is_answer) {
             self.session = Some(session);
         }
         result
