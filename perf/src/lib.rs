@@ -59,9 +59,4 @@ impl Report {
     pub fn of(&self, case: &str, server: &str) -> Option<&Throughput> {
         self.throughput.iter().find(|row| row.case == case && row.server == server)
     }
-
-    /// Of a server in a case, in the order of what varies.
-    pub fn series<'a>(&'a self, case: &'a str, server: &'a str) -> impl Iterator<Item = &'a Throughput> {
-        self.throughput.iter().filter(move |row| row.case.starts_with(case) && row.server == server)
-    }
 }

@@ -62,7 +62,8 @@ fn serve(stream: &mut TcpStream, parse: bool, input: &mut [u8], output: &mut Vec
         Err(error) => return error.kind() == ErrorKind::WouldBlock,
     };
     output.clear();
-    let requests = if parse { parsed(received) } else { memchr::memmem::find_iter(received, b"\r\n\r\n").count() };
+    let requests =
+        if parse { parsed(received) } else { memchr::memmem::find_iter(received, b"\r\n\r\n").count() };
     (0..requests).for_each(|_| output.extend_from_slice(ANSWER));
     stream.write_all(output).is_ok()
 }

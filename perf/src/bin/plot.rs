@@ -36,7 +36,9 @@ fn main() -> Result<()> {
             title: "Throughput, one core, by connections",
             x: "connections",
             y: "requests/s",
-            lines: lines(&report, &["plain", "connections "], |row| (row.connections as f64, row.requests_per_s)),
+            lines: lines(&report, &["plain", "connections "], |row| {
+                (row.connections as f64, row.requests_per_s)
+            }),
         },
         Picture {
             file: "pipeline",

@@ -18,6 +18,9 @@ use crate::server::{ALLOC, Kind, Server};
 const CONNECTIONS: usize = 64;
 const IDLE_CONNECTIONS: usize = 8000;
 const TAGS: usize = 100_000;
+/// The case of large answers, and the IDs in each.
+pub const BATCHES: &str = "batches of 1000";
+pub const BATCH_IDS: f64 = 1000.0;
 /// To serve from memory alone: a tag reserves no more than its step.
 const NO_GROWTH: (&str, &str) = ("MaxStepFactor", "1");
 
@@ -58,44 +61,42 @@ fn measure(
     // To connect is work too, which a short round would count among the requests.
     let duration = plan.duration * if connections > 1000 { 4 } else { 1 };
     let load = Closed { target: ALLOC, connections, depth, duration, script: None };
-    let servers = kinds.iter().map(|kind| Server::start(*kind)).collect::<Result<Vec<_>>>()?;
-    let names = kinds.iter().map(|kind| kind.name());
-    let rows = in_turns(plan, &load, &servers)?;
-    for (name, row) in names.zip(rows) {
-        report.throughput.push(Throughput { case: case.to_owned(), server: name.to_owned(), connections, depth, ..row });
-    }
-    Ok(())
+    let start = |kind: &Kind| Ok((kind.name(), Server::start(*kind)?));
+    in_turns(plan, report, case, &load, &kinds.iter().map(start).collect::<Result<Vec<_>>>()?)
 }
 
-/// The medians of each server; the first round warms up.
-fn in_turns(plan: &Plan, load: &Closed<'_>, servers: &[Server]) -> Result<Vec<Throughput>> {
+/// Reports the medians of each server; the first round warms up.
+fn in_turns(
+    plan: &Plan,
+    report: &mut Report,
+    case: &str,
+    load: &Closed<'_>,
+    servers: &[(&str, Server)],
+) -> Result<()> {
     let mut samples = vec![Vec::new(); servers.len()];
     for round in 0..=plan.rounds {
-        for (server, samples) in servers.iter().zip(&mut samples) {
+        for ((_, server), samples) in servers.iter().zip(&mut samples) {
             let sample = load.drive(server)?;
             if round > 0 {
                 samples.push(sample);
             }
         }
     }
-    servers
-        .iter()
-        .zip(samples)
-        .map(|(server, samples)| {
-            let of = |pick: fn(&load::Throughput) -> f64| median(samples.iter().map(pick).collect());
-            Ok(Throughput {
-                case: String::new(),
-                server: String::new(),
-                connections: load.connections,
-                depth: load.depth,
-                requests_per_s: of(|sample| sample.requests_per_s),
-                user_ns: of(|sample| sample.user_ns),
-                system_ns: of(|sample| sample.system_ns),
-                cpu_ns: of(|sample| sample.user_ns + sample.system_ns),
-                resident_kib: server.resident_kib()? as f64,
-            })
-        })
-        .collect()
+    for ((name, server), samples) in servers.iter().zip(samples) {
+        let of = |pick: fn(&load::Throughput) -> f64| median(samples.iter().map(pick).collect());
+        report.throughput.push(Throughput {
+            case: case.to_owned(),
+            server: (*name).to_owned(),
+            connections: load.connections,
+            depth: load.depth,
+            requests_per_s: of(|sample| sample.requests_per_s),
+            user_ns: of(|sample| sample.user_ns),
+            system_ns: of(|sample| sample.system_ns),
+            cpu_ns: of(|sample| sample.user_ns + sample.system_ns),
+            resident_kib: server.resident_kib()? as f64,
+        });
+    }
+    Ok(())
 }
 
 pub fn median(mut values: Vec<f64>) -> f64 {
@@ -108,18 +109,13 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn batches(plan: &Plan, report: &mut Report) -> Result<()> {
-    const COUNT: f64 = 1000.0;
-    let case = "batches of 1000";
-    if !plan.begins(case) {
+    if !plan.begins(BATCHES) {
         return Ok(());
     }
-    let target = format!("{ALLOC}&count={COUNT}");
+    let target = format!("{ALLOC}&count={BATCH_IDS}");
     let load =
         Closed { target: &target, connections: CONNECTIONS, depth: 1, duration: plan.duration, script: None };
-    let row = in_turns(plan, &load, &[Server::start(Kind::Idalloc)?])?.remove(0);
-    report.figures.insert("batch: ns an ID".to_owned(), row.cpu_ns / COUNT);
-    report.throughput.push(Throughput { case: case.to_owned(), server: "idalloc".to_owned(), ..row });
-    Ok(())
+    in_turns(plan, report, BATCHES, &load, &[(Kind::Idalloc.name(), Server::start(Kind::Idalloc)?)])
 }
 
 /// In an open loop: IDs while segments change twice a second, beside the constant answer of `/health`, at half of what
@@ -139,7 +135,8 @@ fn latencies(plan: &Plan, report: &mut Report) -> Result<()> {
         ("half, constant", "idalloc", &switching, "/health", half),
         ("half, two segments/s", "idalloc", &switching, ALLOC, half),
     ];
-    let peers = if plan.quick { &[][..] } else { &[Kind::Epoll, Kind::Hyper, Kind::Nginx, Kind::MayMinihttp] };
+    let peers =
+        if plan.quick { &[][..] } else { &[Kind::Epoll, Kind::Hyper, Kind::Nginx, Kind::MayMinihttp] };
     let peers: Vec<_> =
         peers.iter().map(|kind| Ok((kind.name(), Server::start(*kind)?))).collect::<Result<_>>()?;
     if !plan.quick {
@@ -196,7 +193,9 @@ fn many_tags(plan: &Plan, report: &mut Report) -> Result<()> {
     let dir = with_rows(&rows)?;
     let began = Instant::now();
     let many = Server::idalloc_in(dir, &[])?;
-    report.figures.insert("100,000 tags: ms from start to first ID".to_owned(), began.elapsed().as_secs_f64() * 1e3);
+    report
+        .figures
+        .insert("100,000 tags: ms from start to first ID".to_owned(), began.elapsed().as_secs_f64() * 1e3);
     report.figures.insert("100,000 tags: KiB resident, known".to_owned(), many.resident_kib()? as f64);
     if plan.quick {
         return Ok(());
@@ -290,7 +289,9 @@ fn store_work(plan: &Plan, report: &mut Report) -> Result<()> {
         Ok((load.requests_per_s * BATCH, max_ids.len()))
     })?;
     report.figures.insert("store work: IDs/s".to_owned(), ids_per_s);
-    report.figures.insert("store work: reservations/s".to_owned(), (max_ids - 1) as f64 / watched.as_secs_f64());
+    report
+        .figures
+        .insert("store work: reservations/s".to_owned(), (max_ids - 1) as f64 / watched.as_secs_f64());
     Ok(())
 }
 

@@ -4,7 +4,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::server::Server;
@@ -60,7 +59,7 @@ impl Closed<'_> {
 }
 
 /// Latencies in milliseconds, counted from when a request was due, and not from when it could be sent.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy)]
 pub struct Latency {
     pub requests_per_s: f64,
     pub p50_ms: f64,
@@ -70,7 +69,12 @@ pub struct Latency {
 }
 
 /// Drives `server` with oha: at `rate_per_s`, or with as much as oha can.
-pub fn open_loop(server: &Server, target: &str, rate_per_s: Option<u64>, duration: Duration) -> Result<Latency> {
+pub fn open_loop(
+    server: &Server,
+    target: &str,
+    rate_per_s: Option<u64>,
+    duration: Duration,
+) -> Result<Latency> {
     let mut command = Command::new("taskset");
     command.args(["-c", CORE, "oha", "--no-tui", "--output-format", "json", "-c", "64"]);
     command.args(["-z", &format!("{}ms", duration.as_millis())]);

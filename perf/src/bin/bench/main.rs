@@ -57,9 +57,9 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let seconds = args.seconds.unwrap_or(if args.quick { 1 } else { 2 });
     let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 5 });
-    raise_file_limit();
-    let plan =
-        Plan { rounds, duration: Duration::from_secs(seconds), quick: args.quick, only: args.only };
+    // Eight thousand connections take as many files, in the server and in the load generator.
+    rlimit::increase_nofile_limit(u64::MAX)?;
+    let plan = Plan { rounds, duration: Duration::from_secs(seconds), quick: args.quick, only: args.only };
     let mut report = Report {
         machine: machine()?,
         commit: said_by("git", &["describe", "--always", "--dirty", "--abbrev=12"])?,
@@ -79,17 +79,6 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Eight thousand connections take as many files, in the server and in the load generator.
-fn raise_file_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls get a pointer to a value that outlives them.
-    unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
-        limit.rlim_cur = limit.rlim_max;
-        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-    }
-}
-
 fn machine() -> Result<String> {
     let cpu = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
@@ -99,7 +88,8 @@ fn machine() -> Result<String> {
 }
 
 fn said_by(program: &str, args: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(args).output().with_context(|| format!("cannot run {program}"))?;
+    let output =
+        Command::new(program).args(args).output().with_context(|| format!("cannot run {program}"))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
@@ -113,7 +103,13 @@ fn print(report: &Report) {
     for row in &report.throughput {
         println!(
             "{:<22} {:<15} {:>11.0} {:>8.0} {:>10.0} {:>8.0} {:>9.0}",
-            row.case, row.server, row.requests_per_s, row.user_ns, row.system_ns, row.cpu_ns, row.resident_kib
+            row.case,
+            row.server,
+            row.requests_per_s,
+            row.user_ns,
+            row.system_ns,
+            row.cpu_ns,
+            row.resident_kib
         );
     }
     println!(

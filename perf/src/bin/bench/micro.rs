@@ -33,7 +33,17 @@ pub fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     }
     let seconds = if plan.quick { "0.5" } else { "3" };
     let status = Command::new("cargo")
-        .args(["bench", "--quiet", "--locked", "--manifest-path", "../Cargo.toml", "--bench", "claim", "--bench", "http"])
+        .args([
+            "bench",
+            "--quiet",
+            "--locked",
+            "--manifest-path",
+            "../Cargo.toml",
+            "--bench",
+            "claim",
+            "--bench",
+            "http",
+        ])
         .args(["--", "--noplot", "--warm-up-time", "0.3", "--measurement-time", seconds])
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
