@@ -143,12 +143,9 @@ fn a_store_that_goes_and_comes_back_is_seen() {
 #[test]
 fn a_node_that_stops_is_not_ready_and_still_answers_its_operator() {
     let database = MariaDb::start();
-    let mut lock = database.conn();
     let server = Setup::on(&database.dsn()).admin().key("PreloadTags", 0).key("AllocTimeout", 60_000).start();
     server.await_status("/health", 200);
-    use mysql::prelude::Queryable;
-    lock.query_drop("BEGIN").unwrap();
-    lock.query_drop("SELECT * FROM segments WHERE app_tag = 'test_business' FOR UPDATE").unwrap();
+    let lock = database.lock_row("test_business");
     let mut claim = server.connect();
     claim.send("GET /alloc?app_tag=test_business HTTP/1.1\r\nHost: test\r\n\r\n");
     await_figure(&server, "idalloc_claims_waiting", 1.0);
@@ -479,13 +476,10 @@ fn figures_say_what_was_served(engine: &str) {
 }
 
 fn a_claim_that_waits_is_measured(engine: &str) {
-    use mysql::prelude::Queryable;
     let database = MariaDb::start();
-    let mut lock = database.conn();
     let server = Setup::on(&database.dsn()).admin().key("HttpEngine", engine).key("PreloadTags", 0).start();
     server.await_status("/health", 200);
-    lock.query_drop("BEGIN").unwrap();
-    lock.query_drop("SELECT * FROM segments WHERE app_tag = 'test_business' FOR UPDATE").unwrap();
+    let lock = database.lock_row("test_business");
     let mut claim = server.connect();
     claim.send("GET /alloc?app_tag=test_business HTTP/1.1\r\nHost: test\r\n\r\n");
     await_figure(&server, "idalloc_claims_waiting", 1.0);

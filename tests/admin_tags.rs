@@ -6,41 +6,18 @@ mod support;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::mariadb::{MariaDb, PASSWORD};
+use support::mariadb::PASSWORD;
 use support::server::{Client, PATIENCE, Response, Server, Setup};
-use tempfile::TempDir;
+use support::store::Store;
 
 const TOKEN: &str = "hunter2-hunter2-hunter2";
 const JSON: &str = "Content-Type: application/json";
 
-/// A store with the row `test_business`.
-struct Store {
-    dsn: String,
-    database: Option<MariaDb>,
-    dir: TempDir,
-}
-
 impl Store {
-    fn embedded() -> Store {
-        let dir = tempfile::tempdir().unwrap();
-        Store { dsn: format!("sqlite:{}", dir.path().join("ids.db").display()), database: None, dir }
-    }
-
-    fn mariadb() -> Store {
-        let database = MariaDb::start();
-        let dsn = format!("{}?timeout=1s", database.dsn());
-        Store { dsn, database: Some(database), dir: tempfile::tempdir().unwrap() }
-    }
-
-    fn exec(&self, sql: &str) {
-        match &self.database {
-            Some(database) => database.exec(sql),
-            None => {
-                let file = rusqlite::Connection::open(self.dir.path().join("ids.db")).unwrap();
-                file.busy_timeout(PATIENCE).unwrap();
-                file.execute(sql, []).unwrap();
-            }
-        }
+    /// A store that gives up soon when its database does not answer.
+    fn impatient_mariadb() -> Store {
+        let store = Store::mariadb();
+        Store { dsn: format!("{}?timeout=1s", store.dsn), ..store }
     }
 
     fn start(&self) -> Server {
@@ -127,7 +104,7 @@ fn assert_fits(document: &Value, schema: &Value, answer: &Value) {
 }
 
 fn everywhere(case: impl Fn(&Store, &Server, &mut Operator)) {
-    for store in [Store::embedded, Store::mariadb] {
+    for store in [Store::embedded, Store::impatient_mariadb] {
         let store = store();
         let server = store.start();
         println!("on {}", store.dsn);
@@ -314,7 +291,7 @@ fn a_row_at_fault_is_mended_and_serves_at_once() {
 
 #[test]
 fn descriptions_are_for_tables_that_have_them() {
-    let store = Store::mariadb();
+    let store = Store::impatient_mariadb();
     store.exec("ALTER TABLE segments ADD COLUMN description VARCHAR(20) NOT NULL DEFAULT 'none'");
     let server = store.start();
     let mut operator = Operator::of(&server);
@@ -341,7 +318,7 @@ fn descriptions_are_for_tables_that_have_them() {
 
 #[test]
 fn a_store_that_does_not_answer_is_an_error_and_lists_go_on() {
-    let store = Store::mariadb();
+    let store = Store::impatient_mariadb();
     let server = store.start();
     let mut operator = Operator::of(&server);
     store.database.as_ref().unwrap().kill();
@@ -362,12 +339,11 @@ fn a_store_that_does_not_answer_is_an_error_and_lists_go_on() {
 #[test]
 fn a_change_that_waits_for_a_locked_row_does_not_hold_up_the_end() {
     use mysql::prelude::Queryable;
-    let store = Store::mariadb();
+    let store = Store::impatient_mariadb();
     let mut server = store.start();
     let database = store.database.as_ref().unwrap();
-    let (mut lock, mut observer) = (database.conn(), database.conn());
-    lock.query_drop("BEGIN").unwrap();
-    lock.query_drop("SELECT * FROM segments WHERE app_tag = 'test_business' FOR UPDATE").unwrap();
+    let mut observer = database.conn();
+    let _lock = database.lock_row("test_business");
     let mut operator = server.admin();
     let change = "{\"step\":5}";
     operator.send(&format!(

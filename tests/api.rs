@@ -5,70 +5,25 @@ mod support;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use support::mariadb::MariaDb;
 use support::server::{Server, Setup};
-use tempfile::TempDir;
+use support::store::Store;
 
 const ENGINES: [&str; 2] = ["tokio", "may_minihttp"];
 
-/// A fresh store with the row `test_business`, and how to reach it.
-struct Store {
-    dsn: String,
-    database: Option<MariaDb>,
-    dir: TempDir,
-}
-
 impl Store {
-    fn embedded() -> Store {
-        let dir = tempfile::tempdir().unwrap();
-        Store { dsn: format!("sqlite:{}", dir.path().join("ids.db").display()), database: None, dir }
-    }
-
-    fn mariadb() -> Store {
-        let database = MariaDb::start();
-        Store { dsn: database.dsn(), database: Some(database), dir: tempfile::tempdir().unwrap() }
-    }
-
     /// Adds a row, or changes its step.
     fn set_row(&self, tag: &str, step: i64) {
-        match &self.database {
-            Some(database) => database.exec(&format!(
-                "INSERT INTO segments (app_tag, max_id, step) VALUES ('{tag}', 0, {step}) \
-                 ON DUPLICATE KEY UPDATE step = {step}"
-            )),
-            None => self.sqlite(&format!(
-                "INSERT INTO segments (app_tag, max_id, step) VALUES ('{tag}', 0, {step}) \
-                 ON CONFLICT (app_tag) DO UPDATE SET step = {step}"
-            )),
-        }
+        let or_change = match &self.database {
+            Some(_) => "ON DUPLICATE KEY UPDATE",
+            None => "ON CONFLICT (app_tag) DO UPDATE SET",
+        };
+        self.exec(&format!(
+            "INSERT INTO segments (app_tag, max_id, step) VALUES ('{tag}', 0, {step}) {or_change} step = {step}"
+        ));
     }
 
     fn delete_row(&self, tag: &str) {
-        let sql = format!("DELETE FROM segments WHERE app_tag = '{tag}'");
-        match &self.database {
-            Some(database) => database.exec(&sql),
-            None => self.sqlite(&sql),
-        }
-    }
-
-    fn max_id(&self, tag: &str) -> i64 {
-        match &self.database {
-            Some(database) => database.max_id(tag),
-            None => self
-                .connection()
-                .query_row("SELECT max_id FROM segments WHERE app_tag = ?1", [tag], |row| row.get(0))
-                .unwrap(),
-        }
-    }
-
-    fn connection(&self) -> rusqlite::Connection {
-        let connection = rusqlite::Connection::open(self.dir.path().join("ids.db")).unwrap();
-        connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
-        connection
-    }
-
-    fn sqlite(&self, sql: &str) {
-        self.connection().execute(sql, []).unwrap();
+        self.exec(&format!("DELETE FROM segments WHERE app_tag = '{tag}'"));
     }
 }
 

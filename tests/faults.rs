@@ -230,9 +230,7 @@ fn a_store_that_falls_silent_under_load_costs_no_id_twice(engine: &str) {
 fn a_claim_waits_no_longer_than_alloc_timeout(engine: &str) {
     const TIMEOUT: Duration = Duration::from_millis(300);
     let database = MariaDb::start();
-    let mut lock = database.conn();
-    lock.query_drop("BEGIN").unwrap();
-    lock.query_drop("SELECT * FROM segments WHERE app_tag = 'test_business' FOR UPDATE").unwrap();
+    let _lock = database.lock_row("test_business");
     let setup = Setup::on(&database.dsn()).key("HttpEngine", engine).key("PreloadTags", 0);
     let server = setup.key("AllocTimeout", TIMEOUT.as_millis() as u64).start();
     server.await_status("/health", 200);
@@ -263,9 +261,7 @@ fn a_locked_row_holds_up_its_own_tag_only(engine: &str) {
     let setup = Setup::on(&database.dsn()).key("HttpEngine", engine).key("PreloadTags", 0);
     let server = setup.key("AllocTimeout", 60_000).start();
     server.await_status("/health", 200);
-    let mut lock = database.conn();
-    lock.query_drop("BEGIN").unwrap();
-    lock.query_drop("SELECT * FROM segments WHERE app_tag = 'a' FOR UPDATE").unwrap();
+    let lock = database.lock_row("a");
 
     let mut waiting = server.connect();
     waiting.send("GET /alloc?app_tag=a HTTP/1.1\r\nHost: test\r\n\r\n");

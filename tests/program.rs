@@ -427,9 +427,7 @@ struct Stuck {
 
 fn stuck(engine: &str, alloc_timeout_ms: u64) -> Stuck {
     let database = MariaDb::start();
-    let mut lock = database.conn();
-    lock.query_drop("BEGIN").unwrap();
-    lock.query_drop("SELECT * FROM segments WHERE app_tag = 'test_business' FOR UPDATE").unwrap();
+    let lock = database.lock_row("test_business");
     let server = Setup::on(&format!("{}?timeout=1s&readTimeout=5s", database.dsn()))
         .key("HttpEngine", engine)
         .key("PreloadTags", 0)

@@ -100,6 +100,14 @@ impl MariaDb {
         conn
     }
 
+    /// A transaction that holds the tag's row until it is dropped.
+    pub fn lock_row(&self, tag: &str) -> Conn {
+        let mut conn = self.conn();
+        conn.query_drop("BEGIN").expect("begin");
+        conn.query_drop(format!("SELECT * FROM segments WHERE app_tag = '{tag}' FOR UPDATE")).expect("lock");
+        conn
+    }
+
     /// Runs one statement in the database `id_alloc_db`.
     pub fn exec(&self, sql: &str) {
         self.conn().query_drop(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));

@@ -22,4 +22,5 @@ pub mod node;
 pub mod program;
 pub mod proxy;
 pub mod server;
+pub mod store;
 pub mod terminal;

@@ -1,0 +1,51 @@
+//! A store of either kind for a server to work on, and a way to its table beside the server.
+
+use tempfile::TempDir;
+
+use super::mariadb::MariaDb;
+use super::server::PATIENCE;
+
+/// A fresh store, which has the row `test_business` once a server has started on it.
+pub struct Store {
+    pub dsn: String,
+    /// `None`: the embedded one.
+    pub database: Option<MariaDb>,
+    /// Where the embedded one has its file, `ids.db`.
+    pub dir: TempDir,
+}
+
+impl Store {
+    pub fn embedded() -> Store {
+        let dir = tempfile::tempdir().unwrap();
+        Store { dsn: format!("sqlite:{}", dir.path().join("ids.db").display()), database: None, dir }
+    }
+
+    pub fn mariadb() -> Store {
+        let database = MariaDb::start();
+        Store { dsn: database.dsn(), database: Some(database), dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// Runs one statement.
+    pub fn exec(&self, sql: &str) {
+        match &self.database {
+            Some(database) => database.exec(sql),
+            None => drop(self.file().execute(sql, []).unwrap()),
+        }
+    }
+
+    /// `max_id` of a tag.
+    pub fn max_id(&self, tag: &str) -> i64 {
+        let select = "SELECT max_id FROM segments WHERE app_tag = ?1";
+        match &self.database {
+            Some(database) => database.max_id(tag),
+            None => self.file().query_row(select, [tag], |row| row.get(0)).unwrap(),
+        }
+    }
+
+    /// The embedded one's file.
+    fn file(&self) -> rusqlite::Connection {
+        let file = rusqlite::Connection::open(self.dir.path().join("ids.db")).unwrap();
+        file.busy_timeout(PATIENCE).unwrap();
+        file
+    }
+}
