@@ -1,21 +1,9 @@
 #!/bin/sh
-# Installs what `make galera` needs and cargo does not bring, on Debian and its children.
+# Installs what `make galera` needs and cargo does not bring.
 set -eu
+. "$(dirname "$0")/installing.sh"
 
-missing=""
-need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -f "$1" ] || missing="$missing $2"; }
 need mariadbd mariadb-server
 need rsync rsync
 need /usr/lib/galera/libgalera_smm.so galera-4
-[ -z "$missing" ] && exit 0
-
-if ! command -v apt-get >/dev/null 2>&1; then
-    echo "the cluster needs:$missing; install them with this system's package manager" >&2
-    exit 1
-fi
-as_root=""
-[ "$(id -u)" = 0 ] || as_root="sudo"
-export DEBIAN_FRONTEND=noninteractive
-$as_root apt-get update -qq
-# shellcheck disable=SC2086 # one word for each package
-$as_root apt-get install -y -qq --no-install-recommends $missing
+install_missing "the cluster's tests"
