@@ -3,7 +3,7 @@
 set -eu
 . "$(dirname "$0")/installing.sh"
 
-need mariadbd mariadb-server
+need_mariadb
 need openssl openssl
 [ "${1:-}" != valgrind ] || need valgrind valgrind
 install_missing "the tests"

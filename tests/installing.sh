@@ -9,6 +9,12 @@ need() { # PROGRAM|FILE PACKAGE
     command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -f "$1" ] || missing="$missing $2"
 }
 
+# Notes MariaDB if its server is not here, or, for root, the account that the tests then run it as.
+need_mariadb() {
+    need mariadbd mariadb-server
+    [ -n "$as_root" ] || getent passwd mysql >/dev/null || missing="$missing mariadb-server"
+}
+
 # Installs what is missing, on Debian and its children.
 install_missing() { # WHO_NEEDS_IT
     [ -n "$missing" ] || return 0
