@@ -50,7 +50,7 @@ impl fmt::Debug for IdRange {
 pub struct Claim {
     /// The IDs: at least one, at most as many as were asked for.
     pub ids: IdRange,
-    /// Whether these IDs cover the segment's trigger. True for exactly one claim of a segment that is used up.
+    /// Whether these IDs cover the segment's trigger, its last ID. True for exactly one claim of a segment that is used up.
     pub crossed_trigger: bool,
 }
 
@@ -59,8 +59,6 @@ pub struct Segment {
     start: i64,
     /// In IDs, at least 1.
     len: u64,
-    /// The offset whose claim calls for a refill, below `len`.
-    trigger: u64,
     /// The segment to go on with: set once, and cleared when the head has moved there, lest a worker that
     /// still holds this segment keep alive every one that came after.
     next: ArcSwapOption<Segment>,
@@ -79,14 +77,13 @@ impl Segment {
         Self {
             start: ids.start,
             len: ids.len(),
-            trigger: ids.len() - 1,
             next: ArcSwapOption::empty(),
             cursor: CachePadded::new(AtomicU64::new(0)),
         }
     }
 
     /// Takes `count` IDs (at least 1), or what is left when that is less; `None` when the segment is spent.
-    #[inline]
+    #[inline(always)]
     pub fn claim(&self, count: u64) -> Option<Claim> {
         let offset = self.cursor.fetch_add(count, Relaxed);
         if offset >= self.len {
@@ -111,8 +108,8 @@ impl Segment {
         let start = self.start + offset as i64;
         Claim {
             ids: IdRange { start, end: start + count as i64 },
-            // Claims are disjoint, so exactly one covers the trigger. Below `offset` this wraps to a huge value.
-            crossed_trigger: self.trigger.wrapping_sub(offset) < count,
+            // Claims are disjoint, so exactly one holds the last ID.
+            crossed_trigger: offset + count == self.len,
         }
     }
 

@@ -661,7 +661,7 @@ impl TagHandle {
     }
 
     /// Takes up to `count` IDs (at least 1) from the first segment that has any; `None` when the chain is empty.
-    #[inline]
+    #[inline(always)]
     pub fn claim(&mut self, count: u64) -> Option<Claim> {
         match self.head.load().as_ref()?.claim(count) {
             None => self.claim_further_on(count),
