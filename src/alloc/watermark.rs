@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use tracing::warn;
+use tracing::{error, info, warn};
 
+use crate::episode::Episode;
 use crate::segment::IdRange;
 use crate::sync::lock;
 
@@ -52,7 +54,9 @@ pub enum Refusal {
 #[derive(Default)]
 pub struct Watermarks {
     marks: Mutex<HashMap<Box<str>, Mark>>,
-    file: Option<File>,
+    /// Held while a mark is raised or lowered, until it is durable: a tag whose row went and came back may have two
+    /// refills for a moment. Who only looks at the marks does not wait for the disk.
+    file: Mutex<Option<File>>,
 }
 
 /// One tag's watermark.
@@ -63,10 +67,15 @@ struct Mark {
     floor: i64,
 }
 
+type OpenDatabase = Box<dyn Fn() -> Result<Database, WatermarkError> + Send>;
+
 struct File {
-    database: Database,
+    open: OpenDatabase,
+    /// `None` after an error: redb refuses everything after one, until the file is opened anew.
+    database: Option<Database>,
     /// What tells this table's tags from those of another in the same file.
     scope: String,
+    failing: Episode,
 }
 
 impl Watermarks {
@@ -75,12 +84,15 @@ impl Watermarks {
     /// # Errors
     /// Another process uses the file, or it cannot be read and written.
     pub fn open(path: &Path, scope: &str) -> Result<Self, WatermarkError> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
-        let writing = database.begin_write()?;
-        writing.open_table(ENDS)?;
-        writing.commit()?;
-        let file = File { database, scope: scope.to_owned() };
-        Ok(Self { marks: Mutex::new(file.read()?), file: Some(file) })
+        let path = path.to_owned();
+        let open = move || Ok(Database::builder().set_cache_size(CACHE_BYTES).create(&path)?);
+        Self::open_with(Box::new(open), scope)
+    }
+
+    fn open_with(open: OpenDatabase, scope: &str) -> Result<Self, WatermarkError> {
+        let mut file = File { open, database: None, scope: scope.to_owned(), failing: Episode::default() };
+        let marks = file.read()?;
+        Ok(Self { marks: Mutex::new(marks), file: Mutex::new(Some(file)) })
     }
 
     /// Raises the tag's watermark to the end of what the store has just granted.
@@ -88,25 +100,27 @@ impl Watermarks {
     /// # Errors
     /// The watermark then stays as it is, and nothing of the range may be handed out.
     pub fn advance(&self, tag: &str, granted: IdRange) -> Result<(), Refusal> {
-        // Held until the end is durable: a tag whose row went and came back may have two refills for a moment.
-        let mut marks = lock(&self.marks);
-        let mark = marks.get(tag).copied().unwrap_or_default();
-        if granted.start < mark.end {
-            return Err(Refusal::Behind(mark.end));
+        let mut file = lock(&self.file);
+        let end = lock(&self.marks).get(tag).map_or(0, |mark| mark.end);
+        if granted.start < end {
+            return Err(Refusal::Behind(end));
         }
-        self.write(&[(tag, granted.end)]).map_err(Refusal::NotDurable)?;
-        marks.insert(tag.into(), Mark { end: granted.end, ..mark });
+        write(&mut file, &[(tag, granted.end)]).map_err(Refusal::NotDurable)?;
+        lock(&self.marks).entry(tag.into()).or_default().end = granted.end;
         Ok(())
     }
 
     /// Raises the tag's watermark above `end`, if it is not, and returns it: a row at `end` is to be refused. If it cannot
     /// be made durable, it holds for as long as this process lives.
     pub fn raise_above(&self, tag: &str, end: i64) -> i64 {
-        let mut marks = lock(&self.marks);
-        let mark = marks.entry(tag.into()).or_default();
-        mark.end = mark.end.max(end.saturating_add(1));
-        let end = mark.end;
-        if let Err(cause) = self.write(&[(tag, end)]) {
+        let mut file = lock(&self.file);
+        let end = {
+            let mut marks = lock(&self.marks);
+            let mark = marks.entry(tag.into()).or_default();
+            mark.end = mark.end.max(end.saturating_add(1));
+            mark.end
+        };
+        if let Err(cause) = write(&mut file, &[(tag, end)]) {
             warn!(tag, end, %cause, "the watermark is not durable");
         }
         end
@@ -118,16 +132,16 @@ impl Watermarks {
     /// # Errors
     /// The file cannot be written; the watermarks then stay as they are.
     pub fn lower(&self, handed_out_ends: &[(&str, Option<i64>)]) -> Result<(), WatermarkError> {
-        let mut marks = lock(&self.marks);
+        let mut file = lock(&self.file);
         let mut lowered = Vec::new();
         for (tag, handed_out_end) in handed_out_ends {
-            if let Some(mark) = marks.get(*tag) {
+            if let Some(mark) = lock(&self.marks).get(*tag) {
                 lowered.push((*tag, mark.end.min(mark.floor.max(handed_out_end.unwrap_or(0)))));
             }
         }
-        self.write(&lowered)?;
+        write(&mut file, &lowered)?;
         for (tag, end) in lowered {
-            marks.entry(tag.into()).or_default().end = end;
+            lock(&self.marks).entry(tag.into()).or_default().end = end;
         }
         Ok(())
     }
@@ -140,46 +154,75 @@ impl Watermarks {
         }
     }
 
-    fn write(&self, new: &[(&str, i64)]) -> Result<(), WatermarkError> {
-        self.file.as_ref().map_or(Ok(()), |file| file.write(new))
-    }
-
     /// The tag's watermark.
     pub fn get(&self, tag: &str) -> Option<i64> {
         lock(&self.marks).get(tag).map(|mark| mark.end)
     }
 }
 
+/// Returns when the new ends are durable, if there is a file.
+fn write(file: &mut Option<File>, new: &[(&str, i64)]) -> Result<(), WatermarkError> {
+    file.as_mut().map_or(Ok(()), |file| file.write(new))
+}
+
 impl File {
-    fn key(&self, tag: &str) -> String {
-        format!("{}\0{tag}", self.scope)
+    fn database(&mut self) -> Result<&Database, WatermarkError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => (self.open)()?,
+        };
+        Ok(self.database.insert(database))
     }
 
-    fn read(&self) -> Result<HashMap<Box<str>, Mark>, WatermarkError> {
-        let reading = self.database.begin_read()?;
+    /// All ends of this scope. Makes the table if it is not there.
+    fn read(&mut self) -> Result<HashMap<Box<str>, Mark>, WatermarkError> {
+        let prefix = key(&self.scope, "");
+        let database = self.database()?;
+        let writing = database.begin_write()?;
+        writing.open_table(ENDS)?;
+        writing.commit()?;
+        let reading = database.begin_read()?;
         let mut marks = HashMap::new();
         for entry in reading.open_table(ENDS)?.iter()? {
             let (key, end) = entry?;
-            if let Some((scope, tag)) = key.value().split_once('\0')
-                && scope == self.scope
-            {
+            if let Some(tag) = key.value().strip_prefix(&*prefix) {
                 marks.insert(tag.into(), Mark { end: end.value(), floor: end.value() });
             }
         }
         Ok(marks)
     }
 
-    /// Returns when the new ends are durable, all of them or none.
-    fn write(&self, new: &[(&str, i64)]) -> Result<(), WatermarkError> {
-        let writing = self.database.begin_write()?;
+    /// Returns when the new ends are durable, all of them or none. After an error the file is opened anew the next time.
+    fn write(&mut self, new: &[(&str, i64)]) -> Result<(), WatermarkError> {
+        let written = self.try_write(new);
+        match &written {
+            Ok(()) if self.failing.is_over() => info!("the watermark file can be written again"),
+            Ok(()) => {}
+            Err(cause) => {
+                self.database = None;
+                if self.failing.holds(Instant::now()) {
+                    error!(%cause, "the watermark file cannot be written: no IDs are handed out but those in memory");
+                }
+            }
+        }
+        written
+    }
+
+    fn try_write(&mut self, new: &[(&str, i64)]) -> Result<(), WatermarkError> {
+        let keys: Vec<_> = new.iter().map(|(tag, end)| (key(&self.scope, tag), end)).collect();
+        let writing = self.database()?.begin_write()?;
         {
             let mut table = writing.open_table(ENDS)?;
-            for (tag, end) in new {
-                table.insert(self.key(tag).as_str(), end)?;
+            for (key, end) in &keys {
+                table.insert(key.as_str(), *end)?;
             }
         }
         Ok(writing.commit()?)
     }
+}
+
+fn key(scope: &str, tag: &str) -> String {
+    format!("{scope}\0{tag}")
 }
 
 #[cfg(test)]
