@@ -5,6 +5,7 @@
 //! [`alloc::Handle`]; the server in [`http`] does just that.
 
 pub mod alloc;
+mod episode;
 pub mod segment;
 pub mod sync;
 
@@ -16,8 +17,6 @@ pub mod config;
 pub mod counters;
 #[cfg(not(loom))]
 pub mod dsn;
-#[cfg(not(loom))]
-mod episode;
 #[cfg(not(loom))]
 pub mod http;
 #[cfg(not(loom))]

@@ -295,6 +295,10 @@ impl SegmentStore for Session {
         Ok(life.table.list())
     }
 
+    fn forget_session(&mut self) {
+        self.told.clear();
+    }
+
     fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
         let fault = self.draw(&[OF_WRITES.as_slice(), &OF_RESERVATIONS].concat());
         if fault == Some(Nonsense) {
@@ -797,6 +801,103 @@ fn a_lease_that_was_not_taken_is_not_handed_out_after_a_regression() {
     let discarded = tag.refuse(TagFault::Regression { granted: 30 }).discarded;
     assert!(discarded.contains(&Discarded(lease)), "{discarded:?}");
     assert_eq!((tag.take_lease(waiter), tag.unpark(waiter), tag.left()), (None, None, Some(0)));
+}
+
+/// A session whose replies are late by one, once it is told to be: as after an acknowledgement that came twice.
+struct Late {
+    table: Arc<Table>,
+    late: Arc<AtomicBool>,
+    last: Option<i64>,
+    this_session_is_late: bool,
+}
+
+impl SegmentStore for Late {
+    fn check(&mut self) -> Result<StoreReport, StoreError> {
+        Ok(StoreReport::default())
+    }
+
+    fn list_tags(&mut self, _limit: usize) -> Result<Vec<TagRow>, StoreError> {
+        Ok(self.table.list())
+    }
+
+    fn forget_session(&mut self) {
+        self.this_session_is_late = false;
+    }
+
+    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
+        let end = self.table.reserve(tag, amount)?;
+        let before = self.last.replace(end);
+        self.this_session_is_late |= before.is_some() && self.late.swap(false, Relaxed);
+        Ok(before.filter(|_| self.this_session_is_late).unwrap_or(end))
+    }
+
+    fn give_back(&mut self, tag: &str, end: i64, first_unclaimed: i64) -> Result<bool, StoreError> {
+        Ok(self.table.give_back(tag, end, first_unclaimed))
+    }
+
+    fn raise(&mut self, tag: &str, to: i64) -> Result<(), StoreError> {
+        self.table.raise(tag, to);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_reply_that_comes_twice_costs_a_gap_and_neither_an_id_nor_the_tag() {
+    let table = Table::new([("a", 10)]);
+    let late = Arc::new(AtomicBool::new(false));
+    let open: StoreFactory = {
+        let (table, late) = (table.clone(), late.clone());
+        Arc::new(move || {
+            let (table, late) = (table.clone(), late.clone());
+            Box::new(Late { table, late, last: None, this_session_is_late: false })
+        })
+    };
+    let config = AllocatorConfig { refill_threads: 1, ..Plan::of(0).config() };
+    let server = Allocator::start(config, Watermarks::default(), &open).expect("it starts");
+    let mut ids: Vec<i64> = (0..19).map(|_| take(&server, 1)[0].start).collect();
+    late.store(true, Relaxed);
+    ids.extend((0..100).map(|_| take(&server, 1)[0].start));
+    assert!(!late.load(Relaxed), "it came twice");
+    assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+    assert_eq!(server.monitor().reservations().fences, 0);
+    server.close(PATIENCE);
+}
+
+/// What is in memory may have been granted to others since the store forgot, though OnRegression is "advance".
+#[test]
+fn nothing_in_memory_is_handed_out_once_the_store_is_seen_to_have_gone_back() {
+    let table = Table::new([("a", 100)]);
+    let server = |on_regression| {
+        let plan = Arc::new(Plan { faults_percent: 0, on_regression, ..Plan::of(0) });
+        let life = Arc::new(Life::new(plan.clone(), table.clone(), None));
+        let open: StoreFactory = Arc::new(move || {
+            Box::new(Session { life: life.clone(), rng: Rng::with_seed(0), told: HashMap::new() })
+        });
+        Allocator::start(plan.config(), Watermarks::default(), &open).expect("it starts")
+    };
+    let first = server(OnRegression::Advance);
+    let mut taken: Vec<IdRange> = take(&first, 1).to_vec();
+    await_left(&first, 198);
+    let lease = claim_within(&mut first.handle(), "a", Want::Lease(1000), PATIENCE);
+    let Claimed::Granted(Granted::Lease(lease)) = lease else { panic!("no lease: {lease:?}") };
+    // Only the first of three commits is left: [0, 100).
+    table.lose_commits("a", |_| 1);
+    let second = server(OnRegression::Refuse);
+    let of_second = take(&second, 150);
+    // The last of the head segment: the refill finds out.
+    taken.extend(take(&first, 98));
+    let deadline = Instant::now() + PATIENCE;
+    while table.list()[0].max_id <= lease.end {
+        assert!(Instant::now() < deadline, "it does not find out");
+        thread::yield_now();
+    }
+    taken.extend(take(&first, 50));
+    for ids in &of_second {
+        assert!(
+            taken.iter().all(|other| ids.end <= other.start || other.end <= ids.start),
+            "{ids:?} {taken:?}"
+        );
+    }
 }
 
 /// Who closed the tag has counted what was handed out of it, and lowers the watermark to there.

@@ -93,12 +93,12 @@ fn a_store_that_goes_back_under_a_running_server_fences_the_tag_until_the_row_is
     let site = Site::new();
     let (server, granted) = site.serve_a_while();
     site.set_max_id(500);
-    await_fence(&server, granted);
+    let mended = await_fence(&server, granted);
     let max_id = site.database.max_id("test_business");
     assert_eq!(server.get(ALLOC).status, 503);
     assert_eq!(site.database.max_id("test_business"), max_id, "a fenced tag reserves nothing");
-    site.set_max_id(granted + 1000);
-    assert_eq!(server.await_status(ALLOC, 200).id(), granted + 1000);
+    site.set_max_id(mended + 1000);
+    assert_eq!(server.await_status(ALLOC, 200).id(), mended + 1000);
     server.await_status("/health", 200);
 }
 
@@ -185,4 +185,42 @@ fn two_servers_on_one_file_are_an_error() {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success());
     assert!(message.contains("another process uses the watermark file"), "{message}");
+}
+
+/// What is granted and cannot be made durable is not handed out, and not asked for again and again either.
+#[test]
+fn a_watermark_file_that_cannot_be_written_stops_the_tag_until_it_can_and_no_longer() {
+    let site = Site::new();
+    let server = site.setup().survives_full_disk().start();
+    server.await_status("/health", 200);
+    let mut ids = server.get(&format!("{ALLOC}&count=1000")).ids();
+    let before = site.settled_max_id();
+    server.limit_files(Some(0));
+    let mut client = server.connect();
+    loop {
+        let response = client.get(ALLOC);
+        if response.status == 503 {
+            break;
+        }
+        ids.push(response.id());
+        assert!(response.id() < before, "what comes must be durable: {before} was granted before");
+    }
+    server.await_log("the watermark file cannot be written");
+    server.await_status("/health", 503);
+    let granted = site.settled_max_id();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(site.database.max_id("test_business"), granted, "one reservation is kept, no more are made");
+    server.limit_files(None);
+    ids.push(server.await_status(ALLOC, 200).id());
+    assert_eq!(ids.last(), Some(&before), "what was kept is handed out: no gap");
+    server.await_log("the watermark file can be written again");
+    server.await_status("/health", 200);
+    ids.extend(server.get(&format!("{ALLOC}&count=1000")).ids());
+    assert!(ids.is_sorted_by(|a, b| a < b), "no ID twice");
+    let mut server = server;
+    server.signal(libc::SIGTERM);
+    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(site.database.max_id("test_business"), ids.last().unwrap() + 1, "the rest is given back");
+    let server = site.setup().start();
+    assert_eq!(server.await_status(ALLOC, 200).id(), ids.last().unwrap() + 1);
 }

@@ -32,7 +32,7 @@ pub async fn livez() -> Json<Value> {
 pub async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
     let health = NodeHealth::of(&admin);
     let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let reasons: Vec<_> = health.detail.iter().collect();
+    let reasons = &health.reasons;
     (status, Json(json!({"ready": health.is_ready(), "not_ready": reasons})))
 }
 
@@ -91,28 +91,32 @@ pub fn epoch_ms(time: SystemTime) -> u64 {
 pub struct NodeHealth {
     #[serde(rename = "health")]
     pub name: &'static str,
-    /// What keeps it from being ready.
+    /// What keeps it from being ready, in one text.
     #[serde(rename = "health_detail")]
     pub detail: Option<String>,
+    /// The same, one by one.
+    #[serde(skip)]
+    reasons: Vec<String>,
 }
 
 impl NodeHealth {
     pub fn of(admin: &Admin) -> Self {
         if admin.service.is_draining() {
-            return Self::not_ready("stopping", "this server is stopping");
+            return Self::not_ready("stopping", vec!["this server is stopping".to_owned()]);
         }
         match admin.monitor.health() {
-            Health::Serving => Self { name: "serving", detail: None },
-            Health::Starting => Self::not_ready("starting", "tags not loaded"),
-            Health::Starving(tag) => Self::not_ready("starving", format!("app_tag '{tag}' has no IDs left")),
+            Health::Serving => Self { name: "serving", detail: None, reasons: Vec::new() },
+            Health::Starting => Self::not_ready("starting", vec!["tags not loaded".to_owned()]),
+            Health::Starving(complaints) => Self::not_ready("starving", complaints),
             Health::StoreAway => {
-                Self::not_ready("store_away", "the store does not answer, and no IDs are in memory")
+                let reason = "the store does not answer, and no IDs are in memory";
+                Self::not_ready("store_away", vec![reason.to_owned()])
             }
         }
     }
 
-    fn not_ready(name: &'static str, detail: impl Into<String>) -> Self {
-        Self { name, detail: Some(detail.into()) }
+    fn not_ready(name: &'static str, reasons: Vec<String>) -> Self {
+        Self { name, detail: Some(reasons.join("; ")), reasons }
     }
 
     pub fn is_ready(&self) -> bool {

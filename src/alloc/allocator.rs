@@ -18,7 +18,7 @@ use super::listing::{Lister, Listing, Missing, Visit};
 use super::monitor::{Monitor, Reservations};
 use super::refill::{Duty, RefillQueue, Refiller, StoreState, log_discarded};
 use super::sizing::{Latency, Policy};
-use super::tag::{Closed, Fault, Hunger, Need, Parked, Tag, TagHandle, Urgency, WaiterId};
+use super::tag::{Fault, Hunger, Need, Parked, Tag, TagHandle, Urgency, WaiterId};
 use super::watermark::Watermarks;
 use crate::segment::{Claim, IdRange};
 use crate::store::{SegmentStore, StoreError};
@@ -26,6 +26,9 @@ use crate::sync::lock;
 
 /// How long a tag's chain may be empty while a refill is under way before the node counts as unhealthy.
 pub(super) const EMPTY_GRACE: Duration = Duration::from_millis(500);
+
+/// The most starving tags that are named when the node's health is asked for.
+const COMPLAINTS_MAX: usize = 10;
 
 /// Opens one more session with the store; each thread that talks to it has its own.
 pub type StoreFactory = Arc<dyn Fn() -> Box<dyn SegmentStore> + Send + Sync>;
@@ -99,6 +102,9 @@ pub enum AllocError {
     /// The row is at fault.
     #[error(transparent)]
     Fault(#[from] Fault),
+    /// Only for leases.
+    #[error("fewer IDs than this lease asks for are left below 2^63")]
+    LeaseTooLarge,
     /// The allocator is closed.
     #[error("this server is shutting down")]
     Closed,
@@ -111,8 +117,8 @@ pub enum Health {
     Serving,
     /// The table was not read yet, or the tags to preload are not loaded yet.
     Starting,
-    /// This tag, and perhaps more, has callers and no IDs.
-    Starving(String),
+    /// Tags have callers and no IDs: what each lacks, in words; not all, where they are many.
+    Starving(Vec<String>),
     /// Nothing is loaded, and the store does not answer.
     StoreAway,
 }
@@ -218,7 +224,7 @@ impl Shared {
 
     /// Closes a tag that is not in the directory any more.
     pub fn end(&self, gone: &Tag) {
-        gone.close();
+        gone.close().skipped.iter().for_each(|skipped| log_discarded(gone, skipped));
         self.watermarks.pin(gone.name());
     }
 
@@ -241,19 +247,32 @@ impl Shared {
         if !self.has_started() {
             return Health::Starting;
         }
-        let mut starving = None;
+        let starving = self.starving(now);
+        match starving.is_empty() {
+            false => Health::Starving(starving),
+            true if self.store_state.is_away() && !self.holds_ids() => Health::StoreAway,
+            true => Health::Serving,
+        }
+    }
+
+    /// What starving tags lack. The log is told of each when it begins to starve, and when that is over.
+    fn starving(&self, now: Instant) -> Vec<String> {
+        let mut complaints = Vec::new();
         lock(&self.watched).retain(|tag| {
             let hunger = tag.hunger(EMPTY_GRACE, now);
-            if hunger == Hunger::Starving {
-                starving.get_or_insert_with(|| tag.name().to_owned());
+            let starves = hunger == Hunger::Starving;
+            if starves && complaints.len() < COMPLAINTS_MAX {
+                complaints.push(tag.complaint());
+            }
+            if tag.note_starving(starves, now) {
+                match starves {
+                    true => warn!(tag = tag.name(), "callers of the tag wait for IDs in vain"),
+                    false => info!(tag = tag.name(), "callers of the tag get IDs again"),
+                }
             }
             hunger != Hunger::None
         });
-        match starving {
-            Some(name) => Health::Starving(name),
-            None if self.store_state.is_away() && !self.holds_ids() => Health::StoreAway,
-            None => Health::Serving,
-        }
+        complaints
     }
 
     fn has_started(&self) -> bool {
@@ -327,26 +346,55 @@ impl Allocator {
         self.shared.queue.stop();
         self.shared.listing.stop();
         // First the threads: a reservation that is under way is still put into its chain, and comes back with it.
-        let mut stores: Vec<_> =
+        let stores: Vec<_> =
             self.refillers.into_iter().filter_map(|refiller| join_until(refiller, deadline)).collect();
         join_until(self.lister, deadline);
-        let directory = self.shared.directory.load_full();
-        let closed: Vec<_> = directory.tags().map(|tag| (tag, tag.close())).collect();
+        self.shared.settle(stores, deadline);
+    }
+}
+
+impl Shared {
+    /// Closes every tag, and gives back what was never claimed.
+    fn settle(&self, stores: Vec<Box<dyn SegmentStore>>, deadline: Instant) {
+        let directory = self.directory.load_full();
+        let closed: Vec<_> = directory.tags().map(|tag| (&**tag, tag.close())).collect();
+        for (tag, closed) in &closed {
+            closed.skipped.iter().for_each(|skipped| log_discarded(tag, skipped));
+        }
         // First the watermarks: they may be too low for what was never handed out, but not too high for the next start.
         let lowered: Vec<_> = closed
             .iter()
-            .filter(|(_, closed)| *closed != Closed::default())
+            .filter(|(_, closed)| closed.handed_out_end.is_some() || closed.unclaimed.is_some())
             .map(|(tag, closed)| (tag.name(), closed.handed_out_end))
             .collect();
-        if let Err(cause) = self.shared.watermarks.lower(&lowered) {
+        if let Err(cause) = self.watermarks.lower(&lowered) {
             return warn!(%cause, "nothing is given back: unclaimed IDs are skipped");
         }
-        for (tag, range) in closed.into_iter().filter_map(|(tag, closed)| Some((tag, closed.unclaimed?))) {
-            let Some(store) = stores.last_mut().filter(|_| Instant::now() < deadline) else { return };
-            if give_back(&mut **store, tag, range).is_err() {
-                stores.pop();
-            }
+        let unclaimed = closed.into_iter().filter_map(|(tag, closed)| Some((tag, closed.unclaimed?)));
+        give_all_back(unclaimed.collect(), stores, deadline);
+    }
+}
+
+/// Gives back until the deadline, through all of `stores` at once.
+fn give_all_back(unclaimed: Vec<(&Tag, IdRange)>, stores: Vec<Box<dyn SegmentStore>>, deadline: Instant) {
+    let rest = Mutex::new(unclaimed);
+    thread::scope(|scope| {
+        for mut store in stores {
+            let rest = &rest;
+            scope.spawn(move || {
+                while Instant::now() < deadline {
+                    let Some((tag, range)) = lock(rest).pop() else { return };
+                    if give_back(&mut *store, tag, range).is_err() {
+                        return;
+                    }
+                }
+            });
         }
+    });
+    let rest = lock(&rest);
+    if !rest.is_empty() {
+        let ids: u64 = rest.iter().map(|(_, range)| range.len()).sum();
+        warn!(tags = rest.len(), ids, "the end came before these were given back: unclaimed IDs are skipped");
     }
 }
 
@@ -371,9 +419,7 @@ fn join_until<T>(thread: JoinHandle<T>, deadline: Instant) -> Option<T> {
 
 /// An error means that the store does not answer: the next tag would fare no better.
 fn give_back(store: &mut dyn SegmentStore, tag: &Tag, unclaimed: IdRange) -> Result<(), StoreError> {
-    // 0 is never an ID, so a row from which nothing was taken goes back to where it began.
-    let first = if unclaimed.start == 1 { 0 } else { unclaimed.start };
-    let given_back = store.give_back(tag.name(), unclaimed.end, first);
+    let given_back = store.give_back(tag.name(), unclaimed.end, unclaimed.start);
     match &given_back {
         Ok(true) => debug!(tag = tag.name(), ids = ?unclaimed, "given back"),
         Ok(false) => {
@@ -563,6 +609,7 @@ impl Pending {
                     self.shared.listing.request();
                     return Step::Ready(Err(fault.into()));
                 }
+                Parked::TooLarge => return Step::Ready(Err(AllocError::LeaseTooLarge)),
                 Parked::Closed => return Step::Closed,
             }
         }
@@ -610,5 +657,50 @@ impl Drop for Pending {
         for range in self.got.drain(..) {
             info!(tag = &*self.name, ids = ?range, "claimed IDs had no taker and are skipped");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+    use crate::store::{StoreReport, TagRow};
+
+    /// Gives back only when all are at it at the same time.
+    struct Together(Arc<Barrier>);
+
+    impl SegmentStore for Together {
+        fn check(&mut self) -> Result<StoreReport, StoreError> {
+            unreachable!("nobody looks")
+        }
+
+        fn list_tags(&mut self, _limit: usize) -> Result<Vec<TagRow>, StoreError> {
+            unreachable!("nobody lists")
+        }
+
+        fn reserve(&mut self, _tag: &str, _amount: i64) -> Result<i64, StoreError> {
+            unreachable!("nobody reserves")
+        }
+
+        fn give_back(&mut self, _tag: &str, _end: i64, _first: i64) -> Result<bool, StoreError> {
+            self.0.wait();
+            Ok(true)
+        }
+
+        fn raise(&mut self, _tag: &str, _to: i64) -> Result<(), StoreError> {
+            unreachable!("nobody raises")
+        }
+    }
+
+    #[test]
+    fn every_session_gives_back() {
+        const SESSIONS: usize = 3;
+        let barrier = Arc::new(Barrier::new(SESSIONS));
+        let stores = (0..SESSIONS).map(|_| Box::new(Together(barrier.clone())) as Box<dyn SegmentStore>);
+        let tags: Vec<_> =
+            (0..SESSIONS).map(|_| Tag::new("t", 1, Policy::default(), Instant::now())).collect();
+        let unclaimed = tags.iter().map(|tag| (tag, IdRange { start: 1, end: 2 }));
+        give_all_back(unclaimed.collect(), stores.collect(), Instant::now() + Duration::from_secs(60));
     }
 }

@@ -227,7 +227,7 @@ impl Lister {
         }
         let began = Instant::now();
         let rows = self.store.list_tags(TAGS_MAX)?;
-        self.shared.apply(&rows);
+        self.shared.apply(&rows, began);
         Ok(began.elapsed())
     }
 
@@ -264,8 +264,8 @@ fn log_broken(known: &Directory, rows: &[TagRow]) {
 }
 
 impl Shared {
-    /// Brings the directory in line with the table's rows.
-    fn apply(&self, rows: &[TagRow]) {
+    /// Brings the directory in line with the table's rows, as they were read from `read_at` on.
+    fn apply(&self, rows: &[TagRow], read_at: Instant) {
         if rows.len() == TAGS_MAX {
             warn!(limit = TAGS_MAX, "the table holds more tags than are served");
         }
@@ -276,7 +276,7 @@ impl Shared {
         let (mut new, mut first_new) = (Vec::new(), Vec::new());
         for row in rows {
             match known.get(row.name.as_str()) {
-                Some(tag) => self.observe(tag, row),
+                Some(tag) => self.observe(tag, row, read_at),
                 None => {
                     let tag = Arc::new(Tag::new(&row.name, row.step, self.config.policy, now));
                     if first_new.len() < self.config.preload_tags {
@@ -294,8 +294,8 @@ impl Shared {
         }
     }
 
-    fn observe(&self, tag: &Arc<Tag>, row: &TagRow) {
-        let mended = tag.observe_row(row.step, row.max_id);
+    fn observe(&self, tag: &Arc<Tag>, row: &TagRow, read_at: Instant) {
+        let mended = tag.observe_row(row.step, row.max_id, read_at);
         if mended.is_some() {
             info!(tag = tag.name(), "the tag's row is mended");
         }

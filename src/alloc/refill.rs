@@ -45,11 +45,24 @@ pub(super) struct RefillQueue {
 
 #[derive(Default)]
 struct Waiting {
-    urgent: VecDeque<Arc<Tag>>,
-    routine: VecDeque<Arc<Tag>>,
+    urgent: VecDeque<Queued>,
+    routine: VecDeque<Queued>,
     postponed: BinaryHeap<Reverse<Postponed>>,
     urgent_in_a_row: u32,
     stopped: bool,
+}
+
+struct Queued {
+    tag: Arc<Tag>,
+    since: Instant,
+}
+
+/// What a refill thread has taken.
+struct Taken {
+    tag: Arc<Tag>,
+    entry: Entry,
+    /// How long it has been due.
+    waited: Duration,
 }
 
 /// Which tags a refill thread takes.
@@ -71,24 +84,32 @@ impl Duty {
 impl Waiting {
     /// The next tag, and where it was: those whose pause is over first, then urgent ones, and a routine one now and
     /// then so that it is not forgotten.
-    fn next(&mut self, duty: Duty, now: Instant) -> Option<(Arc<Tag>, Entry)> {
+    fn next(&mut self, duty: Duty, now: Instant) -> Option<Taken> {
         if self.next_due(duty).is_some_and(|due| due <= now) {
-            return self.postponed.pop().map(|Reverse(postponed)| (postponed.tag, Entry::Postponed));
+            let taken = |Reverse(Postponed { tag, due })| (Queued { tag, since: due }, Entry::Postponed);
+            return self.postponed.pop().map(taken).map(|queued| Taken::new(queued, now));
         }
+        let urgent = |queue: &mut VecDeque<Queued>| queue.pop_front().map(|queued| (queued, Entry::Urgent));
         if self.urgent_in_a_row < URGENT_IN_A_ROW_MAX
-            && let Some(tag) = self.urgent.pop_front()
+            && let Some(queued) = urgent(&mut self.urgent)
         {
             self.urgent_in_a_row += 1;
-            return Some((tag, Entry::Urgent));
+            return Some(Taken::new(queued, now));
         }
         self.urgent_in_a_row = 0;
-        let routine = self.routine.pop_front().map(|tag| (tag, Entry::Routine));
-        routine.or_else(|| self.urgent.pop_front().map(|tag| (tag, Entry::Urgent)))
+        let routine = self.routine.pop_front().map(|queued| (queued, Entry::Routine));
+        routine.or_else(|| urgent(&mut self.urgent)).map(|queued| Taken::new(queued, now))
     }
 
     /// When the first pause is over of a tag that this duty includes.
     fn next_due(&self, duty: Duty) -> Option<Instant> {
         self.postponed.peek().filter(|_| duty == Duty::Any).map(|Reverse(first)| first.due)
+    }
+}
+
+impl Taken {
+    fn new((Queued { tag, since }, entry): (Queued, Entry), now: Instant) -> Self {
+        Self { tag, entry, waited: now.saturating_duration_since(since) }
     }
 }
 
@@ -119,10 +140,11 @@ impl Eq for Postponed {}
 
 impl RefillQueue {
     pub fn push(&self, tag: Arc<Tag>, urgency: Urgency) {
+        let queued = Queued { tag, since: Instant::now() };
         let mut waiting = lock(&self.waiting);
         match urgency {
-            Urgency::Urgent => waiting.urgent.push_back(tag),
-            Urgency::Routine => waiting.routine.push_back(tag),
+            Urgency::Urgent => waiting.urgent.push_back(queued),
+            Urgency::Routine => waiting.routine.push_back(queued),
         }
         drop(waiting);
         self.arrived.notify_one();
@@ -135,7 +157,7 @@ impl RefillQueue {
     }
 
     /// The next tag; waits for one. `None` when the queue is stopped.
-    fn pop(&self, duty: Duty) -> Option<(Arc<Tag>, Entry)> {
+    fn pop(&self, duty: Duty) -> Option<Taken> {
         let mut waiting = lock(&self.waiting);
         loop {
             if waiting.stopped {
@@ -144,6 +166,10 @@ impl RefillQueue {
             let now = Instant::now();
             let next = waiting.next(duty, now);
             if next.is_some() {
+                // Whoever was woken for what is still there may have taken this instead.
+                if !waiting.urgent.is_empty() || !waiting.routine.is_empty() {
+                    self.arrived.notify_one();
+                }
                 return next;
             }
             let pause = waiting.next_due(duty).map(|due| due - now);
@@ -277,15 +303,31 @@ pub(super) struct Refiller {
     pub failures: u32,
 }
 
+/// Why a refill came to nothing.
+enum Failure {
+    Store(StoreError),
+    /// What the store granted is kept until it is known to the watermark file.
+    NotDurable,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 impl Refiller {
     /// Serves the queue until it is stopped, and hands back the session.
     pub fn run(mut self) -> Box<dyn SegmentStore> {
-        while let Some((tag, entry)) = self.shared.queue.pop(self.duty) {
+        if self.duty == Duty::Sound {
+            self.store.fail_fast_on_locks();
+        }
+        while let Some(Taken { tag, entry, waited }) = self.shared.queue.pop(self.duty) {
             if !tag.begin_refill(entry) {
                 continue;
             }
             // A bug must not end the thread, and with it the refills of every tag.
-            if catch_unwind(AssertUnwindSafe(|| self.refill(&tag))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| self.refill(&tag, waited))).is_err() {
                 error!(tag = tag.name(), "a refill panicked; it is tried again");
                 self.try_later(&tag);
             }
@@ -293,32 +335,50 @@ impl Refiller {
         self.store
     }
 
-    fn refill(&mut self, tag: &Arc<Tag>) {
+    fn refill(&mut self, tag: &Arc<Tag>, waited: Duration) {
+        // From when the refill was due: that is how long what stands by has to last.
+        let mut due = Instant::now().checked_sub(waited).unwrap_or_else(Instant::now);
         for _ in 0..JOBS_PER_TURN {
             let latency = lock(&self.shared.latency).p99();
             let Some(job) = tag.next_job(latency, Instant::now()) else { return };
-            if let Err(error) = self.carry_out(tag, job) {
-                return self.recover(tag, error);
+            if let Err(failure) = self.carry_out(tag, job) {
+                return self.recover(tag, failure);
             }
+            lock(&self.shared.latency).observe(due.elapsed());
+            due = Instant::now();
         }
         self.shared.enqueue(tag, tag.requeue(false));
     }
 
-    fn carry_out(&mut self, tag: &Arc<Tag>, job: Job) -> Result<(), StoreError> {
+    fn carry_out(&mut self, tag: &Arc<Tag>, job: Job) -> Result<(), Failure> {
+        if let Some((job, range)) = tag.take_undurable() {
+            return self.hand_over(tag, job, range);
+        }
         match self.reserve(tag, job.amount()) {
             Ok(range) => self.hand_over(tag, job, range),
-            Err(StoreError::Overflow { max_id: i64::MAX }) => {
+            Err(StoreError::Overflow { max_id }) => self.take_the_last(tag, job, max_id),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// So many as `job` wants are not left above `max_id`. The last IDs below 2^63 are served too; they do not make a
+    /// whole lease.
+    fn take_the_last(&mut self, tag: &Arc<Tag>, job: Job, max_id: i64) -> Result<(), Failure> {
+        match job {
+            Job::Extend(_) if max_id == i64::MAX => {
                 self.refuse(tag, Fault::Exhausted);
                 Ok(())
             }
-            // The last IDs below 2^63 are served too; they do not make a whole lease.
-            Err(StoreError::Overflow { max_id }) => {
+            Job::Extend(_) => {
                 // A step at a time: other servers want of the rest too.
                 let rest = (i64::MAX - max_id.max(0)).min(tag.step());
                 let range = self.reserve(tag, rest)?;
                 self.hand_over(tag, Job::Extend(rest), range)
             }
-            Err(error) => Err(error),
+            Job::Lease(caller, _) => {
+                tag.refuse_lease(caller);
+                Ok(())
+            }
         }
     }
 
@@ -327,7 +387,6 @@ impl Refiller {
         let answer = self.store.reserve(tag.name(), amount);
         self.shared.reservations.observe(asked, &answer);
         let end = answer?;
-        lock(&self.shared.latency).observe(asked.elapsed());
         self.failures = 0;
         self.shared.store_state.answered(Task::Reserve, self.store.host());
         let start = end.checked_sub(amount).ok_or_else(|| {
@@ -336,26 +395,70 @@ impl Refiller {
         Ok(IdRange { start, end })
     }
 
-    fn hand_over(&mut self, tag: &Arc<Tag>, job: Job, range: IdRange) -> Result<(), StoreError> {
-        match self.shared.watermarks.advance(tag.name(), range) {
-            Ok(()) => {
-                if let Some(discarded) = tag.complete(job, range) {
+    fn hand_over(&mut self, tag: &Arc<Tag>, job: Job, range: IdRange) -> Result<(), Failure> {
+        match self.publish(tag, job, range) {
+            Err(Refusal::Behind(granted)) => self.look_again(tag, job, range, granted),
+            published => self.conclude(tag, job, range, published),
+        }
+    }
+
+    /// Hands out what was granted, when it is known to be above all that was granted before.
+    fn publish(&self, tag: &Arc<Tag>, job: Job, range: IdRange) -> Result<(), Refusal> {
+        // A row that went and came back has another tag by now, whose reservations say how far it is.
+        if tag.is_closed() {
+            log_discarded(tag, &Discarded(range));
+            return Ok(());
+        }
+        self.shared.watermarks.advance(tag.name(), range)?;
+        let failures = tag.failures();
+        if let Some(discarded) = tag.complete(job, range) {
+            log_discarded(tag, &discarded);
+        }
+        if failures >= FAILURES_LOGGED {
+            info!(tag = tag.name(), failures, "refills of the tag succeed again");
+        }
+        Ok(())
+    }
+
+    fn conclude(
+        &mut self,
+        tag: &Arc<Tag>,
+        job: Job,
+        range: IdRange,
+        published: Result<(), Refusal>,
+    ) -> Result<(), Failure> {
+        match published {
+            Ok(()) => Ok(()),
+            Err(Refusal::Behind(granted)) => Ok(self.regressed(tag, range, granted)?),
+            Err(Refusal::NotDurable(_)) => {
+                self.shared.reservations.note_not_durable();
+                if let Some(discarded) = tag.keep_undurable(job, range) {
                     log_discarded(tag, &discarded);
                 }
-                Ok(())
-            }
-            Err(Refusal::Behind(granted)) => self.regressed(tag, range, granted),
-            Err(Refusal::NotDurable(cause)) => {
-                self.shared.reservations.note_not_durable();
-                Err(StoreError::Unexpected(cause.to_string()))
+                Err(Failure::NotDurable)
             }
         }
+    }
+
+    /// The store says that it granted what was granted before. That may be the reply to an earlier statement of this session:
+    /// then the row is above what was asked for now as well, and a new session finds it there.
+    fn look_again(&mut self, tag: &Arc<Tag>, job: Job, range: IdRange, granted: i64) -> Result<(), Failure> {
+        self.store.forget_session();
+        let again = self.reserve(tag, job.amount())?;
+        let unheard_of = granted.saturating_add_unsigned(range.len());
+        if again.start < unheard_of {
+            return Ok(self.regressed(tag, again, granted)?);
+        }
+        warn!(tag = tag.name(), ids = ?range, "the store repeated a reply: the session with it is given up");
+        let published = self.publish(tag, job, again);
+        self.conclude(tag, job, again, published)
     }
 
     /// The store has lost a commit: what it granted now, it granted before.
     fn regressed(&mut self, tag: &Arc<Tag>, range: IdRange, granted: i64) -> Result<(), StoreError> {
         if self.shared.config.on_regression == OnRegression::Advance {
             warn!(tag = tag.name(), ids = ?range, granted, "the store has gone back: raising max_id, as OnRegression says");
+            tag.withdraw().iter().for_each(|discarded| log_discarded(tag, discarded));
             return self.store.raise(tag.name(), granted);
         }
         self.shared.reservations.note_fence();
@@ -373,10 +476,17 @@ impl Refiller {
             error!(tag = tag.name(), "the tag gets no more IDs: {text}");
         }
         refused.discarded.iter().for_each(|discarded| log_discarded(tag, discarded));
-        self.shared.watch(tag, refused.watch);
     }
 
-    fn recover(&mut self, tag: &Arc<Tag>, error: StoreError) {
+    fn recover(&mut self, tag: &Arc<Tag>, failure: Failure) {
+        match failure {
+            Failure::Store(error) => self.recover_from(tag, error),
+            // The log is told of the file's state, and not tag by tag.
+            Failure::NotDurable => _ = self.try_later(tag),
+        }
+    }
+
+    fn recover_from(&mut self, tag: &Arc<Tag>, error: StoreError) {
         match error {
             StoreError::UnknownTag => {
                 info!(tag = tag.name(), "the tag's row is gone");
@@ -428,7 +538,7 @@ mod tests {
     }
 
     fn next(queue: &RefillQueue) -> String {
-        queue.pop(Duty::Any).expect("not stopped").0.name().to_owned()
+        queue.pop(Duty::Any).expect("not stopped").tag.name().to_owned()
     }
 
     #[test]
@@ -462,7 +572,7 @@ mod tests {
         let queue = RefillQueue::default();
         queue.push_later(tag("failed"), Duration::ZERO);
         queue.push(tag("sound"), Urgency::Routine);
-        assert_eq!(queue.pop(Duty::Sound).expect("not stopped").0.name(), "sound");
+        assert_eq!(queue.pop(Duty::Sound).expect("not stopped").tag.name(), "sound");
         assert_eq!(next(&queue), "failed");
     }
 

@@ -22,6 +22,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::sizing::{self, Demand, Pace, Policy};
+use crate::episode::Episode;
 use crate::segment::{Claim, IdRange, Segment};
 use crate::sync::{ArcSwapOption, Cache, Mutex, MutexGuard, lock};
 
@@ -68,6 +69,14 @@ struct State {
     history: VecDeque<IdRange>,
     /// One past the highest ID that was leased.
     leased_end: Option<i64>,
+    /// How far the store has granted this tag, and when it last did.
+    granted: Option<Granted>,
+    /// What the store granted and the watermark file does not know yet.
+    undurable: Option<(Job, IdRange)>,
+    /// The row was seen below `granted`: what the store granted since may end where ours did, and yet be another's.
+    gone_back: bool,
+    /// The store's first range of this tag began at 0, which is no ID, and goes back to there if nothing of it is claimed.
+    began_at_zero: bool,
     /// How many IDs were ever put into the chain.
     appended: u64,
     /// How many of them were taken out again because the store had gone back.
@@ -83,12 +92,27 @@ struct State {
     fault: Option<Fault>,
     /// The row is gone, or the process ends: no claim succeeds any more.
     closed: bool,
-    /// Since when the tag has had nothing for its callers.
-    empty_since: Option<Instant>,
+    /// Since when callers have found too little.
+    unmet: Option<Unmet>,
+    starving: Episode,
     /// Whether the tag is on its allocator's list of those to look at when the node's health is asked for.
     on_watch: bool,
     /// Refills that failed since the last that did not.
     failures: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Granted {
+    end: i64,
+    at: Instant,
+}
+
+/// A need that the chain could not meet.
+#[derive(Debug, Clone, Copy)]
+struct Unmet {
+    since: Instant,
+    /// IDs in the chain then. Fewer now means that others were served meanwhile, who asked for less.
+    left: u64,
 }
 
 /// Where a tag stands with the refill threads. At most one of them works for it.
@@ -110,8 +134,27 @@ pub type WaiterId = u64;
 struct Waiter {
     waker: Waker,
     need: Need,
-    /// The range reserved for a lease, until its caller takes it.
-    granted: Option<IdRange>,
+    lease: Lease,
+}
+
+/// What has become of a lease that a caller waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lease {
+    /// Nothing yet.
+    Due,
+    /// This range, until its caller takes it.
+    Granted(IdRange),
+    /// Nothing, ever: so many are not left below 2^63.
+    TooLarge,
+}
+
+impl Lease {
+    /// Takes the granted range out.
+    fn withdraw(&mut self) -> Option<IdRange> {
+        let Lease::Granted(range) = *self else { return None };
+        *self = Lease::Due;
+        Some(range)
+    }
 }
 
 /// What a caller waits for.
@@ -144,6 +187,8 @@ pub enum Parked {
         /// As for `Waiting`.
         watch: bool,
     },
+    /// No range as long as this lease is left below 2^63.
+    TooLarge,
     /// The tag was closed.
     Closed,
 }
@@ -153,9 +198,9 @@ pub enum Parked {
 pub enum Hunger {
     /// Callers find IDs, or there were no callers, or the tag is closed.
     None,
-    /// The chain is empty and a refill is under way: as usual for a small step.
+    /// Callers find too little, but have not for long, or others are served: as usual for a small step.
     Brief,
-    /// The chain is empty, and has been for long or because refills fail.
+    /// Callers find too little and nobody is served, and that has been so for long or because refills fail.
     Starving,
 }
 
@@ -247,8 +292,6 @@ impl Job {
 pub struct Refused {
     /// The fault is another one than before.
     pub news: bool,
-    /// Whether the tag must be put on the list of those that may starve.
-    pub watch: bool,
     /// What was in memory.
     pub discarded: Vec<Discarded>,
 }
@@ -267,6 +310,10 @@ impl Tag {
             tail: None,
             history: VecDeque::new(),
             leased_end: None,
+            granted: None,
+            undurable: None,
+            gone_back: false,
+            began_at_zero: false,
             appended: 0,
             withdrawn: 0,
             leased: 0,
@@ -277,7 +324,8 @@ impl Tag {
             next_waiter: 0,
             fault: step_fault(step),
             closed: false,
-            empty_since: None,
+            unmet: None,
+            starving: Episode::default(),
             on_watch: false,
             failures: 0,
         };
@@ -325,12 +373,15 @@ impl Tag {
         if state.closed {
             return Parked::Closed;
         }
+        if state.is_too_large(*id) {
+            return Parked::TooLarge;
+        }
         let left = self.left_in(&state);
         if matches!(need, Need::Supply(ids) if left >= ids) {
             return Parked::TryAgain;
         }
-        // A batch that does not fit says nothing about the tag's other callers.
-        let watch = left == 0 && state.note_empty(now);
+        // A lease that does not fit says nothing about the tag's other callers.
+        let watch = (left == 0 || matches!(need, Need::Supply(_))) && state.note_unmet(left, now);
         if let Some(fault) = state.fault.clone() {
             return Parked::Fault { fault, watch };
         }
@@ -347,7 +398,7 @@ impl Tag {
     /// newest, and is otherwise discarded.
     pub fn unpark(&self, id: WaiterId) -> Option<Discarded> {
         let mut state = self.lock();
-        let range = state.waiters.remove(&id)?.granted?;
+        let range = state.waiters.remove(&id)?.lease.withdraw()?;
         self.append_or_discard(&mut state, range)
     }
 
@@ -365,9 +416,31 @@ impl Tag {
     /// How badly the tag wants IDs. One that has some is taken off the watch list by its caller.
     pub fn hunger(&self, grace: Duration, now: Instant) -> Hunger {
         let mut state = self.lock();
-        let hunger = state.hunger(grace, now);
+        let left = self.left_in(&state);
+        let hunger = state.hunger(left, grace, now);
+        state.note_progress(left, now);
         state.on_watch &= hunger != Hunger::None;
         hunger
+    }
+
+    /// What the tag's callers lack, for who cannot serve because of it.
+    pub fn complaint(&self) -> String {
+        let state = self.lock();
+        match &state.fault {
+            Some(fault) => format!("app_tag '{}' gets no IDs: {fault}", self.name),
+            None if self.left_in(&state) == 0 => format!("app_tag '{}' has no IDs left", self.name),
+            None => format!("app_tag '{}' has fewer IDs left than its callers ask for", self.name),
+        }
+    }
+
+    /// Whether the log is to be told that the tag starves, or that it does not any more. To be called time and again.
+    pub fn note_starving(&self, starves: bool, now: Instant) -> bool {
+        let mut state = self.lock();
+        match starves {
+            // Of a fault the log is told by who finds it.
+            true => state.fault.is_none() && state.starving.holds(now),
+            false => state.starving.is_over(),
+        }
     }
 
     /// What there is to know about the tag; `grace` is how long its chain may be empty before it starves.
@@ -379,7 +452,7 @@ impl Tag {
             segments += 1;
         }
         TagFigures {
-            state: state.condition(grace, now),
+            state: state.condition(left, grace, now),
             fault: state.fault.clone(),
             step: state.step,
             left,
@@ -432,6 +505,7 @@ impl Tag {
         if ids.start >= ids.end {
             return;
         }
+        state.began_at_zero |= granted.start == 0;
         if state.tail.is_some() && state.supplies_waited_for().next().is_some() {
             let step = state.step;
             state.pace.starved(step, &self.policy);
@@ -446,13 +520,13 @@ impl Tag {
             Some(tail) => tail.link(segment),
             None => self.head.store(Some(segment)),
         }
-        state.empty_since = None;
+        state.unmet = None;
         state.wake_all();
     }
 
     fn append_or_discard(&self, state: &mut State, range: IdRange) -> Option<Discarded> {
         let newest = state.tail.as_ref().is_none_or(|tail| tail.end() <= range.start);
-        if state.closed || !newest || matches!(state.fault, Some(Fault::Regression { .. })) {
+        if state.closed || !newest || state.is_fenced() {
             return Some(Discarded(range));
         }
         self.append(state, range);
@@ -504,6 +578,36 @@ impl Tag {
         }
     }
 
+    /// Fewer IDs are left below 2^63 than a lease asks for: its caller is told, and the others get what there is.
+    pub fn refuse_lease(&self, id: WaiterId) {
+        self.lock().settle(id, Lease::TooLarge);
+    }
+
+    /// Keeps what was granted for `job` until it can be made durable: to reserve anew would but make gaps.
+    pub fn keep_undurable(&self, job: Job, granted: IdRange) -> Option<Discarded> {
+        let mut state = self.lock();
+        if state.closed {
+            return Some(Discarded(granted));
+        }
+        state.undurable = Some((job, granted));
+        None
+    }
+
+    /// What was kept.
+    pub fn take_undurable(&self) -> Option<(Job, IdRange)> {
+        self.lock().undurable.take()
+    }
+
+    /// Whether the tag was closed: what is granted to it from now on has no taker.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// How many refills have failed since the last that did not.
+    pub fn failures(&self) -> u32 {
+        self.lock().failures
+    }
+
     /// Puts what was reserved for `job` where it belongs.
     pub fn complete(&self, job: Job, granted: IdRange) -> Option<Discarded> {
         let mut state = self.lock();
@@ -512,6 +616,7 @@ impl Tag {
             return Some(Discarded(granted));
         }
         state.failures = 0;
+        state.granted = Some(Granted { end: granted.end, at: Instant::now() });
         state.newest = Some(Reserved { amount: granted.len(), at: SystemTime::now() });
         if granted.start < 0 {
             state.fail_all(Fault::NegativeMaxId);
@@ -520,27 +625,34 @@ impl Tag {
         match job {
             Job::Extend(_) => self.append_or_discard(&mut state, granted),
             // An ID of 0 would leave the lease one short: it is served by the next reservation.
-            Job::Lease(id, _) if granted.start > 0 && state.grant(id, granted) => None,
+            Job::Lease(id, _) if granted.start > 0 && state.settle(id, Lease::Granted(granted)) => None,
             Job::Lease(..) => self.append_or_discard(&mut state, granted),
         }
     }
 
     /// The refill failed for a reason that callers need not wait out: all of them are told. After a regression nothing
-    /// that is in memory is handed out either: the store may have granted it to others since it forgot.
+    /// that is in memory is handed out either.
     pub fn refuse(&self, fault: Fault) -> Refused {
         let mut state = self.lock();
-        let mut discarded = Vec::new();
-        if matches!(fault, Fault::Regression { .. }) {
-            let chain: Vec<_> = self.chain(&state).iter().map(|segment| segment.close()).collect();
-            state.withdrawn += chain.iter().map(|range| range.len()).sum::<u64>();
-            let leases = state.waiters.values_mut().filter_map(|waiter| waiter.granted.take());
-            let ranges: Vec<_> = chain.into_iter().chain(leases).filter(|range| !range.is_empty()).collect();
-            discarded.extend(ranges.into_iter().map(Discarded));
-        }
+        let discarded = match fault {
+            Fault::Regression { .. } => self.withdraw_all(&mut state),
+            _ => Vec::new(),
+        };
         state.failures = state.failures.saturating_add(1);
-        let news = state.fail_all(fault);
-        let watch = self.left_in(&state) == 0 && state.note_empty(Instant::now());
-        Refused { news, watch, discarded }
+        Refused { news: state.fail_all(fault), discarded }
+    }
+
+    /// Takes back what is in memory, because the store has gone back: it may have granted that to others since it forgot.
+    pub fn withdraw(&self) -> Vec<Discarded> {
+        self.withdraw_all(&mut self.lock())
+    }
+
+    fn withdraw_all(&self, state: &mut State) -> Vec<Discarded> {
+        let chain: Vec<_> = self.chain(state).iter().map(|segment| segment.close()).collect();
+        state.withdrawn += chain.iter().map(|range| range.len()).sum::<u64>();
+        let mut discarded = state.withdraw_unpublished();
+        discarded.extend(chain.into_iter().filter(|range| !range.is_empty()).map(Discarded));
+        discarded
     }
 
     /// The refill failed because of this tag's row, and is to be tried again after a pause: those who wait go
@@ -569,10 +681,12 @@ impl Tag {
 
     // ---- the row ----
 
-    /// Takes note of the row as it was read. Returns the urgency with which to enqueue the tag, if the row was mended.
-    pub fn observe_row(&self, step: i64, max_id: i64) -> Option<Urgency> {
+    /// Takes note of the row as it was read, in a reading that began at `read_at`. Returns the urgency with which to enqueue
+    /// the tag, if the row was mended.
+    pub fn observe_row(&self, step: i64, max_id: i64, read_at: Instant) -> Option<Urgency> {
         let mut state = self.lock();
         state.step = step;
+        state.gone_back |= state.granted.is_some_and(|granted| granted.end > max_id && granted.at < read_at);
         let mended = match state.fault {
             Some(Fault::Step(_)) => step >= 1,
             Some(Fault::NegativeMaxId) => max_id >= 0,
@@ -599,15 +713,25 @@ impl Tag {
         state.closed = true;
         let chain = self.chain(&state);
         let before_chain = chain.first().and_then(|head| state.end_before(head.start()));
-        let mut closed = Closed { handed_out_end: before_chain.max(state.leased_end), unclaimed: None };
+        let handed_out_end = before_chain.max(state.leased_end);
+        let mut closed = Closed { handed_out_end, ..Closed::default() };
         // The newest first: a claim that moves on meanwhile finds nothing there, and leaves no gap behind.
         let rests: Vec<_> = chain.iter().rev().map(|segment| segment.close()).collect();
         for (segment, rest) in chain.iter().zip(rests.into_iter().rev()) {
             closed.add(segment, rest);
         }
+        if let Some(unclaimed) = closed.unclaimed.as_mut().filter(|unclaimed| unclaimed.start == 1) {
+            unclaimed.start -= i64::from(state.began_at_zero);
+        }
+        // Nobody takes a lease of a closed tag: what is given back must not be handed out as well.
+        closed.skipped = state.withdraw_unpublished();
         state.wake_all();
         // After a regression the row is not to be trusted, and neither is what is known of it lowered.
-        if matches!(state.fault, Some(Fault::Regression { .. })) { Closed::default() } else { closed }
+        if state.is_fenced() || state.gone_back {
+            Closed { skipped: closed.skipped, ..Closed::default() }
+        } else {
+            closed
+        }
     }
 }
 
@@ -618,6 +742,8 @@ pub struct Closed {
     pub handed_out_end: Option<i64>,
     /// What may be given back to the store: what was never claimed and adjoins the end of the newest segment.
     pub unclaimed: Option<IdRange>,
+    /// What was granted and had not got into the chain, or to its caller.
+    pub skipped: Vec<Discarded>,
 }
 
 impl Closed {
@@ -703,22 +829,30 @@ fn step_fault(step: i64) -> Option<Fault> {
 }
 
 impl State {
-    fn hunger(&self, grace: Duration, now: Instant) -> Hunger {
-        match self.empty_since.filter(|_| !self.closed) {
-            None => Hunger::None,
-            Some(since) if self.failures > 0 || self.fault.is_some() || now - since >= grace => {
-                Hunger::Starving
-            }
-            Some(_) => Hunger::Brief,
+    fn hunger(&self, left: u64, grace: Duration, now: Instant) -> Hunger {
+        let Some(unmet) = self.unmet.filter(|_| !self.closed) else { return Hunger::None };
+        let over = now.saturating_duration_since(unmet.since) >= grace;
+        // As long as some are left, only time tells whether anybody is served.
+        let hopeless = left == 0 && (self.failures > 0 || self.fault.is_some());
+        match (over && left >= unmet.left) || hopeless {
+            true => Hunger::Starving,
+            false => Hunger::Brief,
         }
     }
 
-    fn condition(&self, grace: Duration, now: Instant) -> TagState {
+    /// Looks anew from here on, if some were served since.
+    fn note_progress(&mut self, left: u64, now: Instant) {
+        if let Some(unmet) = self.unmet.as_mut().filter(|unmet| left < unmet.left) {
+            *unmet = Unmet { since: now, left };
+        }
+    }
+
+    fn condition(&self, left: u64, grace: Duration, now: Instant) -> TagState {
         match &self.fault {
             Some(Fault::Regression { .. }) => TagState::Fenced,
             Some(Fault::Step(_) | Fault::NegativeMaxId) => TagState::Broken,
             Some(Fault::Exhausted) => TagState::Exhausted,
-            None if self.hunger(grace, now) == Hunger::Starving => TagState::Starving,
+            None if self.hunger(left, grace, now) == Hunger::Starving => TagState::Starving,
             None if self.tail.is_none() => TagState::Idle,
             None => TagState::Serving,
         }
@@ -748,8 +882,7 @@ impl State {
             self.next_waiter += 1;
             self.next_waiter
         });
-        let waiter = Waiter { waker: waker.clone(), need, granted: None };
-        self.waiters.insert(id, waiter);
+        self.waiters.insert(id, Waiter { waker: waker.clone(), need, lease: Lease::Due });
     }
 
     /// How many IDs each caller waits for that waits for the chain.
@@ -761,10 +894,17 @@ impl State {
     }
 
     fn take_lease(&mut self, id: Option<WaiterId>) -> Option<IdRange> {
-        let range = self.waiters.get_mut(&id?)?.granted.take()?;
+        let range = self.waiters.get_mut(&id?)?.lease.withdraw()?;
         self.leased_end = self.leased_end.max(Some(range.end));
         self.leased += range.len();
         Some(range)
+    }
+
+    /// Takes back what was granted and is not in the chain: for leases that are not taken yet, and what is not durable.
+    fn withdraw_unpublished(&mut self) -> Vec<Discarded> {
+        let undurable = self.undurable.take().map(|(_, range)| range);
+        let leases = self.waiters.values_mut().filter_map(|waiter| waiter.lease.withdraw());
+        undurable.into_iter().chain(leases).map(Discarded).collect()
     }
 
     /// The end of the segment before the one that starts at `start`.
@@ -781,35 +921,47 @@ impl State {
 
     /// The lease that has waited longest for its range.
     fn first_lease(&self) -> Option<Job> {
-        self.waiters.iter().find_map(|(id, waiter)| match (waiter.need, waiter.granted) {
-            (Need::Lease(ids), None) => Some(Job::Lease(*id, i64::try_from(ids).unwrap_or(i64::MAX))),
+        self.waiters.iter().find_map(|(id, waiter)| match (waiter.need, waiter.lease) {
+            (Need::Lease(ids), Lease::Due) => Some(Job::Lease(*id, i64::try_from(ids).unwrap_or(i64::MAX))),
             _ => None,
         })
     }
 
-    /// False when the caller is gone.
-    fn grant(&mut self, id: WaiterId, range: IdRange) -> bool {
+    /// Tells a caller what has become of its lease. False when it is gone.
+    fn settle(&mut self, id: WaiterId, lease: Lease) -> bool {
         let Some(waiter) = self.waiters.get_mut(&id) else { return false };
-        waiter.granted = Some(range);
+        waiter.lease = lease;
         waiter.waker.wake_by_ref();
         true
     }
 
-    /// Takes note that a caller found nothing. True when the tag must be put on the watch list. A row that could
-    /// never be served is its operator's affair: it must not take every server out of the load balancer.
-    fn note_empty(&mut self, now: Instant) -> bool {
-        if self.tail.is_none() && matches!(self.fault, Some(Fault::Step(_) | Fault::NegativeMaxId)) {
+    fn is_too_large(&self, id: Option<WaiterId>) -> bool {
+        id.and_then(|id| self.waiters.get(&id)).is_some_and(|waiter| waiter.lease == Lease::TooLarge)
+    }
+
+    /// Takes note that a caller found too little. True when the tag must be put on the watch list. A row that no server
+    /// can serve is its operator's affair: it must not take every one of them out of the load balancer.
+    fn note_unmet(&mut self, left: u64, now: Instant) -> bool {
+        if matches!(self.fault, Some(Fault::Step(_) | Fault::NegativeMaxId | Fault::Exhausted)) {
             return false;
         }
-        self.empty_since.get_or_insert(now);
+        self.unmet.get_or_insert(Unmet { since: now, left });
         !std::mem::replace(&mut self.on_watch, true)
     }
 
+    /// A fence is not hidden by what else is wrong with the row: it is over when `max_id` is mended, and not before.
     fn fail_all(&mut self, fault: Fault) -> bool {
-        let new = self.fault.as_ref() != Some(&fault);
-        self.fault = Some(fault);
+        let hidden = self.is_fenced() && !matches!(fault, Fault::Regression { .. });
+        let news = !hidden && self.fault.as_ref() != Some(&fault);
+        if news {
+            self.fault = Some(fault);
+        }
         self.wake_all();
-        new
+        news
+    }
+
+    fn is_fenced(&self) -> bool {
+        matches!(self.fault, Some(Fault::Regression { .. }))
     }
 
     /// Waiters stay registered until they leave by themselves: one that is dropped before it runs takes
@@ -845,6 +997,10 @@ mod tests {
 
     fn park(tag: &Tag, need: Need, id: &mut Option<WaiterId>) -> Parked {
         tag.park(need, Waker::noop(), id, Instant::now())
+    }
+
+    fn closed(handed_out_end: Option<i64>, unclaimed: Option<IdRange>) -> Closed {
+        Closed { handed_out_end, unclaimed, skipped: Vec::new() }
     }
 
     #[test]
@@ -942,14 +1098,40 @@ mod tests {
     }
 
     #[test]
-    fn only_an_empty_chain_is_hungry() {
+    fn a_tag_whose_callers_ask_for_more_than_it_has_starves_unless_others_are_served() {
+        let tag = Arc::new(running(10));
+        let now = Instant::now();
+        let later = |seconds| now + Duration::from_secs(seconds);
+        tag.complete(Job::Extend(10), ids(10, 20));
+        park(&tag, Need::Lease(500), &mut None);
+        assert_eq!(tag.hunger(Duration::ZERO, later(1)), Hunger::None, "leases have their own reservation");
+        let Parked::Waiting { watch: true, .. } = park(&tag, Need::Supply(500), &mut None) else {
+            panic!("too few")
+        };
+        tag.postpone();
+        assert_eq!(tag.hunger(Duration::from_secs(5), later(1)), Hunger::Brief);
+        assert_eq!(tag.hunger(Duration::from_secs(5), later(6)), Hunger::Starving);
+        assert_eq!(tag.figures(Duration::from_secs(5), later(6)).state, TagState::Starving);
+        TagHandle::new(tag.clone()).claim(1).unwrap();
+        assert_eq!(tag.hunger(Duration::from_secs(5), later(7)), Hunger::Brief, "somebody was served");
+        assert_eq!(tag.hunger(Duration::from_secs(5), later(13)), Hunger::Starving, "and nobody since");
+        tag.complete(Job::Extend(10), ids(20, 30));
+        assert_eq!(tag.hunger(Duration::ZERO, later(13)), Hunger::None);
+    }
+
+    #[test]
+    fn the_log_is_told_once_that_a_tag_starves_and_once_that_it_does_not() {
         let tag = running(10);
         let now = Instant::now();
-        let later = now + Duration::from_secs(1);
-        tag.complete(Job::Extend(10), ids(10, 20));
-        let (mut batch, mut one) = (None, None);
-        park(&tag, Need::Supply(500), &mut batch);
-        assert_eq!(tag.hunger(Duration::from_millis(500), later), Hunger::None, "others are served");
+        assert!(!tag.note_starving(false, now));
+        assert!(tag.note_starving(true, now) && !tag.note_starving(true, now));
+        assert!(tag.note_starving(false, now) && !tag.note_starving(false, now));
+    }
+
+    #[test]
+    fn an_empty_chain_starves_when_it_lasts_or_refills_fail() {
+        let later = Instant::now() + Duration::from_secs(1);
+        let mut one = None;
         let tag = running(10);
         let Parked::Waiting { watch, .. } = park(&tag, Need::Supply(1), &mut one) else { panic!("empty") };
         assert!(watch);
@@ -959,6 +1141,95 @@ mod tests {
         assert_eq!(tag.hunger(Duration::from_secs(5), later), Hunger::Starving, "the refill has failed");
         tag.complete(Job::Extend(10), ids(10, 20));
         assert_eq!(tag.hunger(Duration::ZERO, later), Hunger::None);
+    }
+
+    #[test]
+    fn a_row_that_no_server_can_serve_does_not_make_one_starve() {
+        for fault in [Fault::Step(0), Fault::NegativeMaxId, Fault::Exhausted] {
+            let tag = running(10);
+            tag.complete(Job::Extend(10), ids(10, 20));
+            tag.withdraw();
+            tag.refuse(fault.clone());
+            assert_eq!(
+                park(&tag, Need::Supply(1), &mut None),
+                Parked::Fault { fault, watch: false },
+                "every other server has the same row"
+            );
+        }
+    }
+
+    #[test]
+    fn a_fence_is_not_hidden_by_a_step_that_is_wrong_too() {
+        let tag = running(10);
+        tag.complete(Job::Extend(10), ids(10, 20));
+        tag.refuse(Fault::Regression { granted: 41 });
+        assert_eq!(tag.observe_row(0, 40, Instant::now()), None);
+        assert_eq!(tag.fault(), Some(Fault::Regression { granted: 41 }));
+        assert_eq!(tag.close(), Closed::default(), "the watermark must not be lowered");
+        let mended = running(10);
+        mended.refuse(Fault::Regression { granted: 41 });
+        assert_eq!(mended.observe_row(0, 41, Instant::now()), None);
+        assert_eq!(mended.fault(), Some(Fault::Step(0)), "when max_id is mended, step still is not");
+    }
+
+    #[test]
+    fn a_lease_that_nobody_took_in_time_is_not_handed_out_after_the_end() {
+        let tag = running(10);
+        let mut lease = None;
+        park(&tag, Need::Lease(50), &mut lease);
+        tag.complete(Job::Lease(lease.unwrap(), 50), ids(100, 150));
+        assert_eq!(tag.close(), Closed { skipped: vec![Discarded(ids(100, 150))], ..Closed::default() });
+        assert_eq!(tag.take_lease(lease.unwrap()), None, "its watermark may be lowered by now");
+        assert_eq!(park(&tag, Need::Lease(50), &mut lease), Parked::Closed);
+    }
+
+    #[test]
+    fn a_lease_that_is_too_large_for_what_is_left_is_refused_alone() {
+        let tag = running(10);
+        let (mut large, mut small) = (None, None);
+        park(&tag, Need::Lease(500), &mut large);
+        park(&tag, Need::Lease(5), &mut small);
+        assert_eq!(next_job(&tag), Some(Job::Lease(large.unwrap(), 500)));
+        tag.refuse_lease(large.unwrap());
+        assert_eq!(park(&tag, Need::Lease(500), &mut large), Parked::TooLarge);
+        assert_eq!(next_job(&tag), Some(Job::Lease(small.unwrap(), 5)), "the next one has its turn");
+    }
+
+    #[test]
+    fn a_row_that_was_seen_below_what_was_granted_gets_nothing_back() {
+        let closed_after = |max_id: i64, read_after_grant: bool| {
+            let tag = running(10);
+            let before = Instant::now();
+            tag.complete(Job::Extend(10), ids(10, 20));
+            let read_at = if read_after_grant { Instant::now() + Duration::from_millis(1) } else { before };
+            tag.observe_row(10, max_id, read_at);
+            tag.close().unclaimed
+        };
+        assert_eq!(closed_after(20, true), Some(ids(10, 20)));
+        assert_eq!(closed_after(19, true), None, "another server's range may end where ours did");
+        assert_eq!(closed_after(10, false), Some(ids(10, 20)), "it was read before it was raised");
+    }
+
+    #[test]
+    fn a_row_goes_back_to_0_only_if_it_was_granted_from_there() {
+        for (granted, given_back) in [(ids(0, 10), ids(0, 10)), (ids(1, 11), ids(1, 11))] {
+            let tag = running(10);
+            tag.complete(Job::Extend(10), granted);
+            assert_eq!(tag.close().unclaimed, Some(given_back));
+        }
+    }
+
+    #[test]
+    fn what_is_not_durable_is_kept_until_the_tag_ends_or_the_store_goes_back() {
+        let tag = running(10);
+        assert_eq!(tag.keep_undurable(Job::Extend(10), ids(10, 20)), None);
+        assert_eq!(tag.take_undurable(), Some((Job::Extend(10), ids(10, 20))));
+        assert_eq!(tag.take_undurable(), None);
+        tag.keep_undurable(Job::Extend(10), ids(10, 20));
+        assert_eq!(tag.withdraw(), [Discarded(ids(10, 20))]);
+        tag.keep_undurable(Job::Extend(10), ids(20, 30));
+        assert_eq!(tag.close().skipped, [Discarded(ids(20, 30))]);
+        assert_eq!(tag.keep_undurable(Job::Extend(10), ids(30, 40)), Some(Discarded(ids(30, 40))));
     }
 
     #[test]
@@ -982,11 +1253,11 @@ mod tests {
         tag.complete(Job::Extend(10), ids(10, 20));
         tag.complete(Job::Extend(10), ids(20, 30));
         TagHandle::new(tag.clone()).claim(4).unwrap();
-        assert_eq!(tag.close(), Closed { handed_out_end: Some(14), unclaimed: Some(ids(14, 30)) });
+        assert_eq!(tag.close(), closed(Some(14), Some(ids(14, 30))));
         let spent = Arc::new(running(10));
         spent.complete(Job::Extend(10), ids(10, 20));
         TagHandle::new(spent.clone()).claim(10).unwrap();
-        assert_eq!(spent.close(), Closed { handed_out_end: Some(20), unclaimed: None });
+        assert_eq!(spent.close(), closed(Some(20), None));
     }
 
     #[test]
@@ -996,9 +1267,13 @@ mod tests {
         let mut handle = TagHandle::new(tag.clone());
         handle.claim(3).unwrap();
         let refused = tag.refuse(Fault::Regression { granted: 20 });
-        assert_eq!(refused, Refused { news: true, watch: true, discarded: vec![Discarded(ids(13, 20))] });
+        assert_eq!(refused, Refused { news: true, discarded: vec![Discarded(ids(13, 20))] });
         assert_eq!(handle.claim(1), None, "others may have been granted the same");
-        assert_eq!(tag.hunger(Duration::from_secs(9), Instant::now()), Hunger::Starving, "without a caller");
+        assert_eq!(tag.hunger(Duration::from_secs(9), Instant::now()), Hunger::None, "nobody asks");
+        let Parked::Fault { watch: true, .. } = park(&tag, Need::Supply(1), &mut None) else {
+            panic!("fenced")
+        };
+        assert_eq!(tag.hunger(Duration::from_secs(9), Instant::now()), Hunger::Starving);
         assert_eq!(tag.close(), Closed::default());
     }
 
@@ -1013,7 +1288,7 @@ mod tests {
         }
         // Nobody has moved the head to the last segment yet; then somebody has, and takes nothing.
         assert!(TagHandle::new(tag.clone()).claim_exactly(500).is_none());
-        assert_eq!(tag.close(), Closed { handed_out_end: Some(100), unclaimed: Some(ids(130, 140)) });
+        assert_eq!(tag.close(), closed(Some(100), Some(ids(130, 140))));
         assert_eq!(running(10).close(), Closed::default(), "nothing was handed out");
     }
 
@@ -1070,9 +1345,9 @@ mod tests {
         assert_eq!(figures(&tag), (TagState::Serving, 7, 1, 62));
         tag.refuse(Fault::Regression { granted: 80 });
         assert_eq!(figures(&tag), (TagState::Fenced, 0, 0, 62));
-        tag.observe_row(0, 80);
+        tag.observe_row(0, 80, Instant::now());
         assert_eq!(figures(&tag).0, TagState::Broken);
-        tag.observe_row(1, 80);
+        tag.observe_row(1, 80, Instant::now());
         tag.refuse(Fault::Exhausted);
         assert_eq!(figures(&tag).0, TagState::Exhausted);
     }
@@ -1083,7 +1358,7 @@ mod tests {
         tag.complete(Job::Extend(10), ids(10, 20));
         tag.refuse(Fault::Regression { granted: 20 });
         assert_eq!(next_job(&tag), None);
-        assert_eq!(tag.observe_row(10, 20), Some(Urgency::Urgent));
+        assert_eq!(tag.observe_row(10, 20, Instant::now()), Some(Urgency::Urgent));
         assert!(tag.begin_refill(Entry::Urgent));
         tag.complete(Job::Extend(10), ids(20, 30));
         assert_eq!(TagHandle::new(tag).claim(1).unwrap().ids, ids(20, 21));
@@ -1095,10 +1370,10 @@ mod tests {
         let mut waiter = None;
         let fault = Parked::Fault { fault: Fault::Step(0), watch: false };
         assert_eq!(park(&tag, Need::Supply(1), &mut waiter), fault);
-        assert_eq!(tag.observe_row(5, 0), Some(Urgency::Urgent));
+        assert_eq!(tag.observe_row(5, 0, Instant::now()), Some(Urgency::Urgent));
         tag.refuse(Fault::Regression { granted: 100 });
-        assert_eq!(tag.observe_row(5, 99), None);
-        assert_eq!(tag.observe_row(-1, 100), None, "max_id is mended, and step is not");
+        assert_eq!(tag.observe_row(5, 99, Instant::now()), None);
+        assert_eq!(tag.observe_row(-1, 100, Instant::now()), None, "max_id is mended, and step is not");
         let fault = Parked::Fault { fault: Fault::Step(-1), watch: false };
         assert_eq!(park(&tag, Need::Supply(1), &mut waiter), fault);
     }

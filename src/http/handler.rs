@@ -210,7 +210,7 @@ impl Handler {
         match self.handle.health() {
             Health::Serving => Ok(Reply::Now(Answer::Success)),
             Health::Starting => Err(unavailable("this server is starting: its tags are not loaded yet")),
-            Health::Starving(tag) => Err(unavailable(format!("app_tag '{tag}' has no IDs left"))),
+            Health::Starving(complaints) => Err(unavailable(complaints.join("; "))),
             Health::StoreAway => Err(unavailable("no IDs are in memory, and the store does not answer")),
         }
     }
@@ -306,7 +306,7 @@ fn alloc_error(error: &AllocError, tag: &str) -> ApiError {
             header: None,
         },
         AllocError::Closed => unavailable(error.to_string()),
-        AllocError::StoreAway | AllocError::Fault(_) => {
+        AllocError::StoreAway | AllocError::Fault(_) | AllocError::LeaseTooLarge => {
             unavailable(format!("app_tag '{tag}' gets no IDs: {error}"))
         }
     }

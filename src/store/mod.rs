@@ -44,6 +44,14 @@ pub trait SegmentStore: Send {
         None
     }
 
+    /// Drops the session, so that the next call opens a new one: no answer that is still on its way to the old one
+    /// can be taken for that to a later statement. Does nothing where there is nothing on the way, as in a file.
+    fn forget_session(&mut self) {}
+
+    /// From now on, a row that another transaction has locked is [`StoreError::Contended`] at once instead of after a
+    /// wait, or after the shortest that the store knows. Does nothing unless a store overrides it.
+    fn fail_fast_on_locks(&mut self) {}
+
     /// Looks whether the table can be served: it is there, its columns are wide enough, and the settings
     /// that make a commit durable are on.
     ///

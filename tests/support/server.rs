@@ -33,6 +33,7 @@ pub struct Server {
 pub struct Setup {
     keys: serde_json::Map<String, Value>,
     open_files: Option<(u64, u64)>,
+    survives_full_disk: bool,
     with_admin: bool,
 }
 
@@ -45,7 +46,7 @@ impl Setup {
         keys.insert("HttpHost".into(), "127.0.0.1".into());
         keys.insert("Workers".into(), 2.into());
         keys.insert("AdminPort".into(), 0.into());
-        Setup { keys, open_files: None, with_admin: false }
+        Setup { keys, open_files: None, survives_full_disk: false, with_admin: false }
     }
 
     /// The embedded store, in this file.
@@ -68,6 +69,13 @@ impl Setup {
     /// With these limits of open files: the soft one, and the one that it cannot exceed.
     pub fn open_files(mut self, soft: u64, hard: u64) -> Setup {
         self.open_files = Some((soft, hard));
+        self
+    }
+
+    /// A process that gets an error, as from a full disk, and not a signal, when a file reaches
+    /// [`Server::limit_files`].
+    pub fn survives_full_disk(mut self) -> Setup {
+        self.survives_full_disk = true;
         self
     }
 
@@ -122,6 +130,15 @@ impl Setup {
             // SAFETY: one system call, which may be made between fork and exec.
             unsafe { command.pre_exec(move || Resource::NOFILE.set(soft, hard)) };
         }
+        if self.survives_full_disk {
+            let ignore = || {
+                // SAFETY: one system call, which may be made between fork and exec; what is ignored stays so.
+                unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+                Ok(())
+            };
+            // SAFETY: `ignore` does nothing else.
+            unsafe { command.pre_exec(ignore) };
+        }
         let mut child = command.spawn().expect("start idalloc");
         let log = follow(child.stderr.take().expect("its log"));
         let mut started = String::new();
@@ -158,6 +175,17 @@ fn follow(log: ChildStderr) -> Receiver<String> {
 impl Server {
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// From now on no file of this process can be written beyond so many bytes; `None`: as many as it likes.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let limit = bytes.unwrap_or(libc::RLIM_INFINITY);
+        // The hard limit stays: only root may raise that again.
+        let limits = libc::rlimit { rlim_cur: limit, rlim_max: libc::RLIM_INFINITY };
+        let pid = self.child.id().cast_signed();
+        // SAFETY: `limits` lives for the call, and the child is ours and not yet reaped.
+        let result = unsafe { libc::prlimit(pid, libc::RLIMIT_FSIZE, &limits, std::ptr::null_mut()) };
+        assert_eq!(result, 0, "prlimit: {}", std::io::Error::last_os_error());
     }
 
     /// The operator's port, for a server that was set up with one.
