@@ -55,7 +55,7 @@ async fn next_id(tag: Arc<Tag>) -> Result<i64, Option<Fault>> {
                 Parked::TryAgain => {}
                 Parked::Waiting { .. } => return Poll::Pending,
                 Parked::Fault { fault, .. } => return Poll::Ready(Err(Some(fault))),
-                Parked::Closed | Parked::Leased(_) => return Poll::Ready(Err(None)),
+                Parked::Closed | Parked::Leased(_) | Parked::TooLarge => return Poll::Ready(Err(None)),
             }
         }
     })
@@ -258,6 +258,32 @@ fn a_lease_is_its_callers_or_the_chains_or_nobodys() {
         let ids: Vec<_> = had.iter().flat_map(|range| range.start..range.end).collect();
         assert_eq!(ids.len() as i64, end - 1, "each ID up to {end} is somewhere: {had:?}");
         assert!(all_distinct(ids));
+    });
+}
+
+#[test]
+fn a_lease_is_taken_before_the_end_and_counted_or_not_at_all() {
+    check(|| {
+        let tag = tag_with(&[range(1, 2)]);
+        let mut waiter = None;
+        tag.park(Need::Lease(2), std::task::Waker::noop(), &mut waiter, Instant::now());
+        let id = waiter.unwrap();
+        assert!(tag.begin_refill(Entry::Urgent));
+        let refiller = {
+            let tag = tag.clone();
+            thread::spawn(move || tag.complete(Job::Lease(id, 2), range(2, 4)))
+        };
+        let taker = {
+            let tag = tag.clone();
+            thread::spawn(move || tag.take_lease(id))
+        };
+        let Closed { handed_out_end, skipped, .. } = tag.close();
+        let discarded: Vec<_> = refiller.join().unwrap().into_iter().chain(skipped).collect();
+        match taker.join().unwrap() {
+            Some(range) => assert_eq!((handed_out_end, discarded), (Some(range.end), vec![])),
+            // The caller was before its lease.
+            None => assert_eq!((handed_out_end, discarded), (None, vec![Discarded(range(2, 4))])),
+        }
     });
 }
 
