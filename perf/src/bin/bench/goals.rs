@@ -43,6 +43,8 @@ pub fn judge(report: &Report) -> Vec<Goal> {
         let below = ratio(plain, cpu("plain", peer));
         goal("plain keep-alive, 64 connections", &format!("below {peer}"), below, "x", 1.0);
     }
+    let each = report.of("pipelined 16", "idalloc").map(|row| 1e9 / row.requests_per_s);
+    goal("pipelined 16, client included", ">= 1 M requests/s: <= 1000 ns", each, " ns", 1000.0);
     for case in ["pipelined 16", "pipelined 64"] {
         let ours = cpu(case, "idalloc");
         goal(case, "<= 1.15x epoll with httparse", ratio(ours, cpu(case, "epoll+httparse")), "x", 1.15);

@@ -10,12 +10,13 @@ use serde_json::Value;
 use crate::Plan;
 
 /// The benches that goals are about: group and function.
-const BENCHES: [(&str, &str); 9] = [
+const BENCHES: [(&str, &str); 10] = [
     ("one thread", "bare fetch_add"),
     ("one thread", "claim"),
     ("one thread", "a mutex and a range"),
     ("two threads on one tag", "bare fetch_add"),
     ("two threads on one tag", "claim"),
+    ("an ID by the tag's name", "100000 bare fetch_add in turn"),
     ("an ID by the tag's name", "1 tags in turn"),
     ("an ID by the tag's name", "100000 tags in turn"),
     ("bytes to bytes", "the same GET again"),
