@@ -258,6 +258,8 @@ fn a_slow_store_makes_nobody_wait_with_short_segments() {
 struct Switch {
     away: AtomicBool,
     in_vain: AtomicU64,
+    /// Who asks in vain gets no answer before this is over, as from a host that has vanished.
+    silence: Duration,
 }
 
 impl Switch {
@@ -266,18 +268,31 @@ impl Switch {
             return Ok(());
         }
         self.in_vain.fetch_add(1, Relaxed);
+        thread::sleep(self.silence);
         Err(StoreError::Unavailable("switched off".to_owned()))
     }
 }
 
 #[test]
-fn a_store_that_is_away_for_less_than_is_in_hand_costs_nothing() {
+fn a_store_that_refuses_for_less_than_is_in_hand_costs_nothing() {
+    a_store_is_away_for_ten_seconds(Duration::ZERO);
+}
+
+#[test]
+fn a_store_that_is_silent_for_less_than_is_in_hand_costs_nothing() {
+    a_store_is_away_for_ten_seconds(Duration::from_secs(1));
+}
+
+fn a_store_is_away_for_ten_seconds(silence: Duration) {
     let _machine = paced();
     const RATE: u64 = 5000;
-    let policy = Policy { segment_seconds: 4.0, ..POLICY };
+    const AWAY: Duration = Duration::from_secs(10);
+    // Both segments last for so long: of the head the trigger leaves nothing.
+    let policy = Policy { segment_seconds: 12.0, ..POLICY };
     // From the moment on at which it is asked for the first segment that nobody has waited for, it is away: then there
     // is the least in hand.
-    let (switch, goes_away) = (Arc::new(Switch::default()), Arc::new(AtomicBool::new(false)));
+    let (switch, goes_away) = (Switch { silence, ..Switch::default() }, Arc::new(AtomicBool::new(false)));
+    let switch = Arc::new(switch);
     let site = Site::new(Table::new([("t", 1000)]), policy, {
         let (switch, goes_away) = (switch.clone(), goes_away.clone());
         move |_| {
@@ -288,7 +303,7 @@ fn a_store_that_is_away_for_less_than_is_in_hand_costs_nothing() {
     });
     let mut load = OpenLoop::new(&site, "t");
     let full = (RATE as f64 * policy.segment_seconds * 0.9) as i64;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + 3 * PATIENCE;
     load.run_while(RATE, |_| {
         assert!(Instant::now() < deadline, "the rate is not known: {:?}", site.amounts());
         // The head and what is behind it are both as large as they get.
@@ -300,12 +315,12 @@ fn a_store_that_is_away_for_less_than_is_in_hand_costs_nothing() {
         assert!(Instant::now() < deadline, "no reservation is due: {:?}", site.amounts());
         !switch.away.load(Relaxed)
     });
-    load.run(RATE, Duration::from_secs(3));
+    load.run(RATE, AWAY);
     assert!(switch.in_vain.load(Relaxed) > 5, "it was asked again and again");
     goes_away.store(false, Relaxed);
     switch.away.store(false, Relaxed);
     load.run(RATE, Duration::from_secs(2));
-    load.assert_nobody_waited("3 s without a store");
+    load.assert_nobody_waited("10 s without a store");
     site.close();
 }
 
