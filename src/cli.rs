@@ -15,6 +15,7 @@ use idalloc::alloc::watermark::{WatermarkError, Watermarks};
 use idalloc::config::{Config, ConfigError, process_env};
 use idalloc::dsn::Dsn;
 use idalloc::store::StoreError;
+use idalloc::store::change::ChangeError;
 
 use self::tag::TagCommand;
 use self::top::{ClientError, Top};
@@ -75,8 +76,8 @@ pub enum RunError {
     #[error("no tag {tag:?} in {table}: see `idalloc tag list`")]
     UnknownTag { tag: String, table: String },
     /// A change was not made, or not altogether.
-    #[error("{0}")]
-    Change(String),
+    #[error("{0}{hint}", hint = doubt(.0))]
+    Change(ChangeError),
     /// Somebody has to say yes.
     #[error("there is no terminal to ask on: give --yes to delete the tag")]
     NobodyToAsk,
@@ -109,6 +110,10 @@ impl RunError {
             _ => 1,
         }
     }
+}
+
+fn doubt(error: &ChangeError) -> &'static str {
+    if error.is_in_doubt() { ": see `idalloc tag show`" } else { "" }
 }
 
 /// Does what the command line says.

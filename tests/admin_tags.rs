@@ -235,7 +235,7 @@ fn a_change_is_acted_on_at_once() {
         assert_eq!((status, &tag["step"], &tag["max_id"]), (200, &json!(2000), &json!("9007199254740993")));
         let (status, field, message) = operator.error("PATCH", "/api/tags/t", r#"{"max_id":5,"step":3}"#);
         assert_eq!((status, field), (409, json!("max_id")));
-        assert!(message.contains("9007199254740993 in the table and only goes up"), "{message}");
+        assert!(message.contains("the table has 9007199254740993, and max_id only goes up"), "{message}");
         let shown = operator.ask("GET", "/api/tags/t", "").json();
         assert_eq!(
             (&shown["step"], &shown["max_id"]),
@@ -262,19 +262,11 @@ fn a_row_at_fault_is_mended_and_serves_at_once() {
     everywhere(|store, server, operator| {
         let mut client = server.connect();
         store.exec("INSERT INTO segments (app_tag, max_id, step) VALUES ('broken', 0, 0)");
-        let added = operator.tag("POST", "/api/tags", json!({"app_tag": "fenced", "step": 100})).0;
-        assert_eq!(added, 201);
+        let granted = fence(store, server, operator, "fenced");
         assert_eq!(client.get("/alloc?app_tag=broken").status, 503);
         assert_eq!(operator.tag("PATCH", "/api/tags/broken", json!({"step": 5})).0, 200);
         assert_eq!(client.get("/alloc?app_tag=broken").id(), 1);
 
-        // What a failover to a replica that lagged looks like.
-        while client.get("/alloc?app_tag=fenced&count=10").status == 200 {
-            store.exec("UPDATE segments SET max_id = 1 WHERE app_tag = 'fenced'");
-        }
-        let fenced = operator.ask("GET", "/api/tags/fenced", "").json();
-        assert_eq!(fenced["state"], "fenced", "{fenced}");
-        let granted: i64 = fenced["fault"].as_str().unwrap().rsplit(' ').nth(2).unwrap().parse().unwrap();
         let (status, tag) = operator.tag("POST", "/api/tags/fenced/advance", json!({}));
         // The refill that follows may take a moment yet.
         assert_eq!((status, &tag["fault"]), (200, &json!(null)), "{tag}");
@@ -286,6 +278,75 @@ fn a_row_at_fault_is_mended_and_serves_at_once() {
         assert_eq!((status, field), (409, json!("to")), "{message}");
         assert_eq!(operator.tag("POST", "/api/tags/new/advance", json!({"to": 500})).1["max_id"], "500");
         assert_eq!(client.get("/alloc?app_tag=new").id(), 500);
+    });
+}
+
+/// Has a tag fenced that steps by 100, as a failover to a replica that lagged does; returns what its row must be raised to.
+fn fence(store: &Store, server: &Server, operator: &mut Operator, tag: &str) -> i64 {
+    assert_eq!(operator.tag("POST", "/api/tags", json!({"app_tag": tag, "step": 100})).0, 201);
+    let mut client = server.connect();
+    while client.get(&format!("/alloc?app_tag={tag}&count=10")).status == 200 {
+        store.exec(&format!("UPDATE segments SET max_id = 1 WHERE app_tag = '{tag}'"));
+    }
+    let fenced = operator.ask("GET", &format!("/api/tags/{tag}"), "").json();
+    assert_eq!(fenced["state"], "fenced", "{fenced}");
+    fenced["fault"].as_str().unwrap().rsplit(' ').nth(2).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_raise_that_would_not_mend_a_tag_is_refused() {
+    everywhere(|store, server, operator| {
+        let granted = fence(store, server, operator, "t");
+        let present = granted - 50;
+        store.exec(&format!("UPDATE segments SET max_id = {present} WHERE app_tag = 't'"));
+        for (method, target, field) in
+            [("POST", "/api/tags/t/advance", "to"), ("PATCH", "/api/tags/t", "max_id")]
+        {
+            for (number, expected) in [
+                (1, format!("the table has {present}, and max_id only goes up")),
+                (granted - 1, format!("allowed is {granted} or more")),
+                (i64::MAX, format!("allowed is up to {}", i64::MAX - 100)),
+                (i64::MAX - 99, format!("allowed is up to {}", i64::MAX - 100)),
+            ] {
+                let (status, named, message) =
+                    operator.error(method, target, &json!({field: number}).to_string());
+                assert_eq!((status, named), (409, json!(field)), "{number}: {message}");
+                assert!(message.contains(&format!("{field} is {number}: ")), "{message}");
+                assert!(message.contains(&expected), "{message}");
+            }
+        }
+        assert_eq!(store.max_id("t"), present, "nothing is changed");
+        assert_eq!(operator.ask("GET", "/api/tags/t", "").json()["state"], "fenced");
+        let (status, tag) = operator.tag("POST", "/api/tags/t/advance", json!({"to": granted}));
+        assert_eq!((status, &tag["fault"]), (200, &json!(null)), "{tag}");
+        assert_eq!(server.get("/alloc?app_tag=t").id(), granted);
+        // A row that is past the watermark is mended already, and stays where it is.
+        store.exec("UPDATE segments SET max_id = 100000 WHERE app_tag = 't'");
+        let (status, tag) = operator.tag("POST", "/api/tags/t/advance", json!({}));
+        assert_eq!((status, &tag["max_id"]), (200, &json!("100000")));
+    });
+}
+
+#[test]
+fn a_tag_that_comes_back_begins_above_what_was_granted_before() {
+    everywhere(|_, server, operator| {
+        operator.tag("POST", "/api/tags", json!({"app_tag": "t", "step": 1000, "start": 70_000}));
+        assert_eq!(server.get("/alloc?app_tag=t").id(), 70_000);
+        assert_eq!(operator.ask("DELETE", "/api/tags/t?confirm=t", "").status, 204);
+        for body in [json!({"app_tag": "t", "step": 1}), json!({"app_tag": "t", "step": 1, "start": 70_999})]
+        {
+            let (status, field, message) = operator.error("POST", "/api/tags", &body.to_string());
+            assert_eq!((status, field), (409, json!("start")), "{message}");
+            assert!(message.contains("granted the tag's IDs below 7"), "{message}");
+        }
+        assert_eq!(server.get("/alloc?app_tag=t").status, 404, "it is not added");
+        let message = operator.error("POST", "/api/tags", r#"{"app_tag":"t","step":1}"#).2;
+        let granted: i64 =
+            message.split("below ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        let again = json!({"app_tag": "t", "step": 1, "start": granted});
+        assert_eq!(operator.tag("POST", "/api/tags", again).0, 201);
+        assert_eq!(server.get("/alloc?app_tag=t").id(), granted);
+        assert_eq!(server.get("/health").status, 200);
     });
 }
 

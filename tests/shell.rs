@@ -159,8 +159,8 @@ fn a_tag_lives_from_add_to_delete(site: Site) {
     assert_eq!(changed, "changed \"orders\": step 20 (was 10), max_id 500 (was 1)\n");
     assert_eq!(site.json(&["tag", "set", "orders", "--max-id", "500"]), tag(20, "500"));
     assert_eq!(site.json(&["tag", "advance", "orders", "--to", "600"]), tag(20, "600"));
-    // Never down, and no error: this is for rows that are behind.
-    let advanced = site.output(&["tag", "advance", "orders", "--to", "5"]);
+    // It is there already.
+    let advanced = site.output(&["tag", "advance", "orders", "--to", "600"]);
     assert_eq!(advanced, "max_id of \"orders\" is 600\n");
 
     let big = site.json(&["tag", "add", "big", "--step", "5", "--start", "9223372036854775806"]);
@@ -242,7 +242,12 @@ fn what_cannot_be_done_is_said_on_stderr_and_changes_nothing(site: Site) {
         (&["add", "orders", "--step", "1"][..], &["tag \"orders\" exists already"][..]),
         (
             &["set", "orders", "--step", "11", "--max-id", "499"],
-            &["max_id is 499: it is 500 in the table and only goes up"],
+            &["max_id is 499: the table has 500, and max_id only goes up"],
+        ),
+        (&["advance", "orders", "--to", "499"], &["to is 499: the table has 500, and max_id only goes up"]),
+        (
+            &["set", "orders", "--max-id", "9223372036854775807"],
+            &["max_id is 9223372036854775807: allowed is up to 9223372036854775797"],
         ),
         (&["show", "Orders"], &["no tag \"Orders\" in ", &site.table, "idalloc tag list"]),
         (&["show", ""], &["no tag \"\" in "]),
@@ -313,11 +318,7 @@ fn a_failure_names_what_was_changed_before(site: Site) {
     let ended = site.run(&["tag", "set", "orders", "--step", "20", "--max-id", "500"]);
     assert_holds(
         ended.only_complaint(),
-        &[
-            "not today",
-            "max_id was changed all the same is unknown",
-            "of \"orders\" was changed before: step",
-        ],
+        &["not today", "max_id was changed all the same is unknown", "of the tag was changed before: step"],
     );
     assert_eq!(site.json(&["tag", "show", "orders"])["step"], 20);
 }

@@ -326,12 +326,9 @@ impl SegmentStore for Session {
         self.write(fault, tag, |table| Ok(table.give_back(tag, end, first_unclaimed)))
     }
 
-    fn raise(&mut self, tag: &str, to: i64) -> Result<(), StoreError> {
+    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
         let fault = self.draw(&OF_WRITES);
-        self.write(fault, tag, |table| {
-            table.raise(tag, to);
-            Ok(())
-        })
+        self.write(fault, tag, |table| Ok(table.raise(tag, to)))
     }
 }
 

@@ -211,6 +211,16 @@ mod contract {
         assert_eq!((fixture.max_id("a"), fixture.max_id("b")), (50, 100));
     }
 
+    pub fn a_raise_only_goes_up_and_says_whether_it_did(fixture: &Fixture) {
+        fixture.insert("a", 100, 1);
+        let mut store = fixture.open();
+        for (to, did, max_id) in [(100, false, 100), (99, false, 100), (101, true, 101), (101, false, 101)] {
+            assert_eq!(store.raise("a", to), Ok(did), "{to}");
+            assert_eq!(fixture.max_id("a"), max_id, "{to}");
+        }
+        assert_eq!(store.raise("b", 5), Ok(false));
+    }
+
     pub fn sessions_at_once_get_disjoint_adjoining_ranges(fixture: &Fixture) {
         const EACH: i64 = 150;
         fixture.insert("a", 0, 1);
@@ -481,6 +491,7 @@ on_both_stores! {
     the_last_id_can_be_had_and_none_beyond
     amounts_below_one_change_nothing
     only_the_newest_range_can_be_given_back
+    a_raise_only_goes_up_and_says_whether_it_did
     sessions_at_once_get_disjoint_adjoining_ranges
     the_most_recently_used_tag_is_listed_first
     rows_are_listed_as_they_are_stored

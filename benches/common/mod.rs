@@ -44,8 +44,8 @@ impl SegmentStore for Table {
         Ok(false)
     }
 
-    fn raise(&mut self, _tag: &str, _to: i64) -> Result<(), StoreError> {
-        Ok(())
+    fn raise(&mut self, _tag: &str, _to: i64) -> Result<bool, StoreError> {
+        Ok(false)
     }
 }
 

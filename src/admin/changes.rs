@@ -12,13 +12,14 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Admin;
 use super::input::{Body, tag_of};
 use super::problem::Problem;
 use super::tags::TagView;
-use crate::store::tag::{check_description, check_max_id, check_raise, check_step};
+use crate::store::change::{self, Advance, ChangeError, Changed, RowChange};
+use crate::store::tag::{check_description, check_max_id, check_step};
 use crate::store::{self, TagDetails, TagStore};
 
 /// How long an answer waits for the table to be read. The change is made whether or not this is enough.
@@ -30,7 +31,7 @@ type Sent = Result<Bytes, BytesRejection>;
 /// `GET /api/tags/{tag}`
 pub async fn show(State(admin): State<Arc<Admin>>, tag: Tag) -> Result<Json<TagView>, Problem> {
     let tag = tag_of(tag)?;
-    let details = in_store(&admin, move |store| find(store, &tag)).await?;
+    let details = in_store(&admin, tag, |store, tag| change::find(store, tag)).await?;
     Ok(Json(TagView::of(&admin, details)))
 }
 
@@ -43,22 +44,29 @@ pub async fn add(
     let name = Body::required("app_tag", body.text("app_tag")?)?;
     let step = Body::required("step", body.integer("step")?)?;
     let start = body.integer("start")?.unwrap_or(1);
-    let details = TagDetails::new(name, step, start, body.text("description")?).map_err(Problem::invalid)?;
-    let details = in_store(&admin, move |store| {
-        store.insert(&details)?;
-        info!(tag = details.name, step, start, "the operator added the tag");
-        find(store, &details.name)
+    let new = TagDetails::new(name, step, start, body.text("description")?).map_err(Problem::invalid)?;
+    let watermark = admin.monitor.watermark(name);
+    let added = in_store(&admin, name.to_owned(), move |store, tag| {
+        let added = change::add(store, &new, watermark)?;
+        info!(tag, step, start, "the operator added the tag");
+        Ok(added)
     });
-    let details = details.await?;
+    let added = added.await;
     read_table(&admin).await;
-    Ok((StatusCode::CREATED, Json(TagView::of(&admin, details))))
+    Ok((StatusCode::CREATED, Json(TagView::of(&admin, added?))))
 }
 
 /// `PATCH /api/tags/{tag}`
 pub async fn change(State(admin): State<Arc<Admin>>, tag: Tag, sent: Sent) -> Result<Json<TagView>, Problem> {
     let tag = tag_of(tag)?;
-    let change = Change::read(&Body::read(sent, &["step", "description", "max_id"])?)?;
-    let changed = in_store(&admin, move |store| change.make(store, &tag)).await;
+    let wish = read_change(&Body::read(sent, &["step", "description", "max_id"])?)?;
+    let watermark = admin.monitor.watermark(&tag);
+    let changed = in_store(&admin, tag, move |store, tag| {
+        let changed = change::change(store, tag, &wish, watermark)?;
+        log_change(tag, &wish, &changed);
+        Ok(changed.after)
+    });
+    let changed = changed.await;
     // When it has failed half-way, too.
     read_table(&admin).await;
     Ok(Json(TagView::of(&admin, changed?)))
@@ -78,15 +86,14 @@ pub async fn delete(
             "confirm must be the tag: IDs may repeat if it is ever made again",
         ));
     }
-    let deleted = in_store(&admin, move |store| {
-        let row = find(store, &tag)?;
-        store.delete(&tag)?;
+    let deleted = in_store(&admin, tag, |store, tag| {
+        let row = change::delete(store, tag)?;
         info!(tag, max_id = row.max_id, "the operator deleted the tag");
         Ok(())
     });
-    deleted.await?;
+    let deleted = deleted.await;
     read_table(&admin).await;
-    Ok(StatusCode::NO_CONTENT)
+    deleted.map(|()| StatusCode::NO_CONTENT)
 }
 
 /// `POST /api/tags/{tag}/advance`
@@ -97,81 +104,75 @@ pub async fn advance(
 ) -> Result<Json<TagView>, Problem> {
     let tag = tag_of(tag)?;
     let given = Body::read(sent, &["to"])?.integer("to")?;
-    let to = given.or_else(|| admin.monitor.watermark(&tag));
-    let to = to.ok_or_else(|| {
-        let message = format!("to is missing, and this server knows no watermark of {tag:?}");
-        Problem::conflict("to", message)
-    })?;
-    check_max_id(to).map_err(|error| Problem::bad("to", error.to_string()))?;
-    let advanced = in_store(&admin, move |store| {
-        find(store, &tag)?;
-        store.raise(&tag, to)?;
-        info!(tag, to, "the operator advanced the tag");
-        find(store, &tag)
+    let watermark = admin.monitor.watermark(&tag);
+    let to = match (given, watermark) {
+        (Some(to), _) => {
+            check_max_id(to).map_err(|error| Problem::bad("to", error.to_string()))?;
+            Advance::To(to)
+        }
+        (None, Some(watermark)) => Advance::ToWatermark(watermark),
+        (None, None) => {
+            let message = format!("to is missing, and this server knows no watermark of {tag:?}");
+            return Err(Problem::conflict("to", message));
+        }
+    };
+    let advanced = in_store(&admin, tag, move |store, tag| {
+        let Changed { before, after, raised } = change::advance(store, tag, to, watermark)?;
+        let (before, max_id) = (before.max_id, after.max_id);
+        match raised {
+            true => info!(tag, max_id, before, "the operator advanced the tag"),
+            false => info!(tag, max_id, "the operator advanced the tag, which was there already"),
+        }
+        Ok(after)
     });
-    let details = advanced.await?;
+    let advanced = advanced.await;
     read_table(&admin).await;
-    Ok(Json(TagView::of(&admin, details)))
+    Ok(Json(TagView::of(&admin, advanced?)))
 }
 
-/// What is to be changed of a row.
-struct Change {
-    step: Option<i64>,
-    description: Option<String>,
-    max_id: Option<i64>,
-}
-
-impl Change {
-    fn read(body: &Body) -> Result<Self, Problem> {
-        if body.is_empty() {
-            let message = "nothing to change: give step, description or max_id";
-            return Err(Problem::new(StatusCode::BAD_REQUEST, message));
-        }
-        let (step, max_id) = (body.integer("step")?, body.integer("max_id")?);
-        let description = body.text("description")?;
-        step.map_or(Ok(()), check_step).map_err(Problem::invalid)?;
-        max_id.map_or(Ok(()), check_max_id).map_err(Problem::invalid)?;
-        description.map_or(Ok(()), check_description).map_err(Problem::invalid)?;
-        Ok(Self { step, max_id, description: description.map(str::to_owned) })
+fn read_change(body: &Body) -> Result<RowChange, Problem> {
+    if body.is_empty() {
+        let message = "nothing to change: give step, description or max_id";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, message));
     }
+    let (step, max_id) = (body.integer("step")?, body.integer("max_id")?);
+    let description = body.text("description")?;
+    step.map_or(Ok(()), check_step).map_err(Problem::invalid)?;
+    max_id.map_or(Ok(()), check_max_id).map_err(Problem::invalid)?;
+    description.map_or(Ok(()), check_description).map_err(Problem::invalid)?;
+    Ok(RowChange { step, max_id, description: description.map(str::to_owned) })
+}
 
-    /// One statement for each column: what may fail for a reason of its own goes first.
-    fn make(&self, store: &mut dyn TagStore, tag: &str) -> Result<TagDetails, Problem> {
-        let before = find(store, tag)?;
-        if let Some(max_id) = self.max_id {
-            check_raise(before.max_id, max_id)
-                .map_err(|error| Problem::conflict("max_id", error.to_string()))?;
-        }
-        if let Some(description) = &self.description {
-            store.set_description(tag, description)?;
-            info!(tag, "the operator changed the tag's description");
-        }
-        if let Some(step) = self.step {
-            store.set_step(tag, step)?;
-            info!(tag, step, before = before.step, "the operator changed the tag's step");
-        }
-        if let Some(max_id) = self.max_id {
-            store.raise(tag, max_id)?;
-            info!(tag, max_id, before = before.max_id, "the operator raised the tag's max_id");
-        }
-        find(store, tag)
+fn log_change(tag: &str, wish: &RowChange, Changed { before, after, raised }: &Changed) {
+    if wish.description.is_some() {
+        info!(tag, "the operator changed the tag's description");
+    }
+    if wish.step.is_some() {
+        info!(tag, step = after.step, before = before.step, "the operator changed the tag's step");
+    }
+    if *raised {
+        info!(tag, max_id = after.max_id, before = before.max_id, "the operator raised the tag's max_id");
     }
 }
 
-fn find(store: &mut dyn TagStore, tag: &str) -> Result<TagDetails, Problem> {
-    store.find(tag)?.ok_or_else(|| Problem::no_tag(tag))
-}
-
-/// Has `ask` talk to the store, on a thread that may block, with a session of its own.
+/// Has `ask` talk to the store about `tag`, on a thread that may block, with a session of its own.
 async fn in_store<T: Send + 'static>(
     admin: &Admin,
-    ask: impl FnOnce(&mut dyn TagStore) -> Result<T, Problem> + Send + 'static,
+    tag: String,
+    ask: impl FnOnce(&mut dyn TagStore, &str) -> Result<T, ChangeError> + Send + 'static,
 ) -> Result<T, Problem> {
     let place = admin.store_sessions.clone().acquire_owned().await;
     let (dsn, table) = (admin.config.dsn.clone(), admin.config.table.clone());
     let asked = spawn_blocking(move || {
         let _place = place;
-        ask(&mut *store::open(&dsn, &table))
+        ask(&mut *store::open(&dsn, &table), &tag).map_err(|error| {
+            if let ChangeError::Store { done, .. } = &error
+                && !done.is_empty()
+            {
+                warn!(tag, ?done, %error, "the operator's change was made in part");
+            }
+            Problem::of_change(&tag, &error)
+        })
     });
     // A panic is in the log.
     asked.await.unwrap_or_else(|_| {

@@ -6,6 +6,7 @@ use axum::http::header::WWW_AUTHENTICATE;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::store::change::ChangeError;
 use crate::store::{InvalidField, StoreError};
 
 /// An error's status and body: `{"error":{"field":..,"message":..}}`.
@@ -36,11 +37,6 @@ impl Problem {
         Self::bad(error.field, error.to_string())
     }
 
-    /// The table has no such row.
-    pub fn no_tag(tag: &str) -> Self {
-        Self::not_found(format!("the table has no tag {tag:?}"))
-    }
-
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, message)
     }
@@ -50,24 +46,29 @@ impl Problem {
     }
 }
 
-/// What the store says to operators: it may name a host, and never a password.
-impl From<StoreError> for Problem {
-    fn from(error: StoreError) -> Self {
-        let status = match &error {
-            StoreError::UnknownTag => return Self::not_found("the table has no such tag (any more)"),
-            StoreError::TagExists(_) => return Self::conflict("app_tag", error.to_string()),
-            StoreError::Invalid(invalid) => return Self::invalid(invalid.clone()),
-            StoreError::Unavailable(_) | StoreError::Unexpected(_) => {
-                let message =
-                    format!("{error}; whether the change was made is not known: look before you try again");
-                return Self::new(StatusCode::SERVICE_UNAVAILABLE, message);
-            }
-            StoreError::ReadOnly(_) | StoreError::Contended(_) => StatusCode::SERVICE_UNAVAILABLE,
-            StoreError::Overflow { .. } | StoreError::Schema(_) | StoreError::Denied(_) => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+impl Problem {
+    /// Why a change was not made, or a row not found. What the store says may name a host, and never a password.
+    pub fn of_change(tag: &str, error: &ChangeError) -> Self {
+        let cause = match error {
+            ChangeError::UnknownTag => return Self::not_found(format!("the table has no tag {tag:?}")),
+            ChangeError::Conflict(invalid) => return Self::conflict(invalid.field, invalid.to_string()),
+            ChangeError::Store { cause, .. } => cause,
         };
-        Self::new(status, error.to_string())
+        let (status, field) = match cause {
+            StoreError::UnknownTag => (StatusCode::NOT_FOUND, None),
+            StoreError::TagExists(_) => (StatusCode::CONFLICT, Some("app_tag")),
+            StoreError::Invalid(invalid) => (StatusCode::BAD_REQUEST, Some(invalid.field)),
+            // What its account lacks, and what is wrong with the table, is for the database's administrator to mend.
+            StoreError::Denied(_) => (StatusCode::FORBIDDEN, None),
+            StoreError::Schema(_) => (StatusCode::CONFLICT, None),
+            StoreError::Unavailable(_)
+            | StoreError::Unexpected(_)
+            | StoreError::ReadOnly(_)
+            | StoreError::Contended(_)
+            | StoreError::Overflow { .. } => (StatusCode::SERVICE_UNAVAILABLE, None),
+        };
+        let advice = if error.is_in_doubt() { ": look before you try again" } else { "" };
+        Self { status, field, message: format!("{error}{advice}") }
     }
 }
 

@@ -459,7 +459,7 @@ impl Refiller {
         if self.shared.config.on_regression == OnRegression::Advance {
             warn!(tag = tag.name(), ids = ?range, granted, "the store has gone back: raising max_id, as OnRegression says");
             tag.withdraw().iter().for_each(|discarded| log_discarded(tag, discarded));
-            return self.store.raise(tag.name(), granted);
+            return self.store.raise(tag.name(), granted).map(drop);
         }
         self.shared.reservations.note_fence();
         // The refused reservation has lifted the row. It must not make it look mended before somebody has found out what was

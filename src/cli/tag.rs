@@ -7,9 +7,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::CellAlignment::{Left, Right};
 use idalloc::config::Config;
-use idalloc::store::tag::{
-    check_description, check_max_id, check_new_name, check_raise, check_start, check_step,
-};
+use idalloc::store::change::{self, ChangeError, Changed, RowChange};
+use idalloc::store::tag::{check_description, check_max_id, check_new_name, check_start, check_step};
 use idalloc::store::{self, InvalidField, StoreError, TagDetails, TagStore};
 use serde_json::{Value, json};
 
@@ -242,36 +241,18 @@ fn show(args: &Show) -> Result<(), RunError> {
 fn add(args: &Add) -> Result<(), RunError> {
     let new = TagDetails::new(&args.tag, args.step, args.start, args.description.as_deref())
         .map_err(StoreError::from)?;
-    let mut table = open(&args.common.config)?;
-    // Connects: an error from here on may leave it unknown whether the row was added.
-    if let Some(existing) = table.store.find(&new.name)? {
-        return Err(StoreError::TagExists(existing.name).into());
-    }
-    let mut change = Change::of(&new.name);
-    change.note(table.store.insert(&new), "the row")?;
+    let added = open(&args.common.config)?.ask(&args.tag, |store| change::add(store, &new, None))?;
     if args.common.json {
-        return Ok(print_json(&tag_json(&new))?);
+        return Ok(print_json(&tag_json(&added))?);
     }
     Ok(print(&format!("added {:?}: step {}, first ID {}", new.name, new.step, args.start))?)
 }
 
 fn set(args: &Set) -> Result<(), RunError> {
+    let wish = RowChange { step: args.step, description: args.description.clone(), max_id: args.max_id };
     let mut table = open(&args.common.config)?;
-    let before = table.find(&args.tag)?;
-    if let Some(max_id) = args.max_id {
-        check_raise(before.max_id, max_id).map_err(StoreError::from)?;
-    }
-    let mut change = Change::of(&args.tag);
-    if let Some(description) = &args.description {
-        change.note(table.store.set_description(&args.tag, description), "description")?;
-    }
-    if let Some(step) = args.step {
-        change.note(table.store.set_step(&args.tag, step), "step")?;
-    }
-    if let Some(max_id) = args.max_id {
-        change.note(table.store.raise(&args.tag, max_id), "max_id")?;
-    }
-    let after = table.find(&args.tag)?;
+    let Changed { before, after, .. } =
+        table.ask(&args.tag, |store| change::change(store, &args.tag, &wish, None))?;
     if args.common.json {
         return Ok(print_json(&tag_json(&after))?);
     }
@@ -290,11 +271,10 @@ fn set(args: &Set) -> Result<(), RunError> {
 
 fn delete(args: &Delete) -> Result<(), RunError> {
     let mut table = open(&args.config)?;
-    let tag = table.find(&args.tag)?;
     if !args.yes {
-        confirm(&tag)?;
+        confirm(&table.find(&args.tag)?)?;
     }
-    Change::of(&tag.name).note(table.store.delete(&tag.name), "the row")?;
+    let tag = table.ask(&args.tag, |store| change::delete(store, &args.tag))?;
     Ok(print(&format!(
         "deleted {:?}. Should it ever come back, its first ID must not be below its max_id, {}, or IDs repeat",
         tag.name, tag.max_id
@@ -319,12 +299,11 @@ fn confirm(tag: &TagDetails) -> Result<(), RunError> {
 
 fn advance(args: &Advance) -> Result<(), RunError> {
     let mut table = open(&args.common.config)?;
-    let known =
-        || watermarks(&table.config)?.get(&args.tag).ok_or_else(|| RunError::NoWatermark(args.tag.clone()));
-    let to = args.to.map_or_else(known, Ok)?;
-    table.find(&args.tag)?;
-    Change::of(&args.tag).note(table.store.raise(&args.tag, to), "max_id")?;
-    let tag = table.find(&args.tag)?;
+    let to = match args.to {
+        Some(to) => change::Advance::To(to),
+        None => change::Advance::ToWatermark(table.watermark(&args.tag)?),
+    };
+    let tag = table.ask(&args.tag, |store| change::advance(store, &args.tag, to, None))?.after;
     if args.common.json {
         return Ok(print_json(&tag_json(&tag))?);
     }
@@ -356,35 +335,25 @@ fn open(arg: &ConfigArg) -> Result<TagTable, RunError> {
 
 impl TagTable {
     fn find(&mut self, tag: &str) -> Result<TagDetails, RunError> {
-        let unknown = || RunError::UnknownTag { tag: tag.to_owned(), table: self.config.table.quoted() };
-        self.store.find(tag)?.ok_or_else(unknown)
-    }
-}
-
-/// What was done to a tag so far, for the error that ends it.
-struct Change<'a> {
-    tag: &'a str,
-    done: Vec<&'static str>,
-}
-
-impl<'a> Change<'a> {
-    fn of(tag: &'a str) -> Change<'a> {
-        Change { tag, done: Vec::new() }
+        self.ask(tag, |store| change::find(store, tag))
     }
 
-    /// Takes note of one more outcome.
-    fn note(&mut self, outcome: Result<(), StoreError>, what: &'static str) -> Result<(), RunError> {
-        let Err(cause) = outcome else {
-            self.done.push(what);
-            return Ok(());
-        };
-        let mut text = cause.to_string();
-        if let StoreError::Unavailable(_) | StoreError::Unexpected(_) = cause {
-            text += &format!("; whether {what} was changed all the same is unknown: see `idalloc tag show`");
-        }
-        if !self.done.is_empty() {
-            text += &format!("; of {:?} was changed before: {}", self.tag, self.done.join(", "));
-        }
-        Err(RunError::Change(text))
+    /// Asks something of the store that has to do with `tag`.
+    fn ask<T>(
+        &mut self,
+        tag: &str,
+        ask: impl FnOnce(&mut dyn TagStore) -> Result<T, ChangeError>,
+    ) -> Result<T, RunError> {
+        ask(&mut *self.store).map_err(|error| match error {
+            ChangeError::UnknownTag => {
+                RunError::UnknownTag { tag: tag.to_owned(), table: self.config.table.quoted() }
+            }
+            error => RunError::Change(error),
+        })
+    }
+
+    /// What was granted of the tag before to servers with this configuration.
+    fn watermark(&self, tag: &str) -> Result<i64, RunError> {
+        watermarks(&self.config)?.get(tag).ok_or_else(|| RunError::NoWatermark(tag.to_owned()))
     }
 }

@@ -3,6 +3,7 @@
 //! A [`SegmentStore`] is one session with the store. It blocks, so it belongs to one thread, and it
 //! (re)connects by itself: a caller only ever sees the result of what it asked for.
 
+pub mod change;
 pub mod mysql;
 pub mod sqlite;
 pub mod tag;
@@ -80,11 +81,11 @@ pub trait SegmentStore: Send {
     /// Any [`StoreError`]; the IDs are then a gap, never a duplicate.
     fn give_back(&mut self, tag: &str, end: i64, first_unclaimed: i64) -> Result<bool, StoreError>;
 
-    /// Raises the row's `max_id` to `to`, if it is below.
+    /// Raises the row's `max_id` to `to`, if it is below; says whether it did.
     ///
     /// # Errors
     /// Any [`StoreError`]; the row is then as it was, or raised all the same.
-    fn raise(&mut self, tag: &str, to: i64) -> Result<(), StoreError>;
+    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError>;
 }
 
 /// The operator's end of the store: its rows one by one. Tags are compared byte by byte, whatever the column's

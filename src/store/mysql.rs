@@ -180,11 +180,10 @@ impl SegmentStore for MySqlStore {
         })
     }
 
-    fn raise(&mut self, tag: &str, to: i64) -> Result<(), StoreError> {
+    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
         self.call(|Session { conn, .. }, table| {
             conn.exec_drop(&table.raise, (to, tag, to))?;
-            acknowledged_rows(conn)?;
-            Ok(())
+            Ok(acknowledged_rows(conn)? == 1)
         })
     }
 }

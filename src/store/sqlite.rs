@@ -140,12 +140,11 @@ impl SegmentStore for SqliteStore {
         })
     }
 
-    fn raise(&mut self, tag: &str, to: i64) -> Result<(), StoreError> {
+    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
         self.call(|Session { db, .. }, table| {
             let sql =
                 format!("UPDATE {} SET max_id = ?1 WHERE {} = ?2 AND max_id < ?1", table.name, table.tag);
-            db.prepare_cached(&sql)?.execute((to, tag))?;
-            Ok(())
+            Ok(db.prepare_cached(&sql)?.execute((to, tag))? == 1)
         })
     }
 }

@@ -116,16 +116,43 @@ pub fn check_max_id(max_id: i64) -> Result<(), InvalidField> {
     check_number("max_id", max_id, 1, i64::MAX)
 }
 
-/// Whether `max_id` may be set to `to` where it is `present`.
+/// Whether `max_id` may be set to `to`, which `field` says, where it is `present`.
 ///
 /// # Errors
 /// It would go down, and IDs would be handed out twice.
-pub fn check_raise(present: i64, to: i64) -> Result<(), InvalidField> {
+pub fn check_raise(field: &'static str, present: i64, to: i64) -> Result<(), InvalidField> {
     if to >= present {
         return Ok(());
     }
-    let reason = format!("it is {present} in the table and only goes up, or IDs would be handed out twice");
-    Err(InvalidField::number("max_id", to, reason))
+    let reason =
+        format!("the table has {present}, and max_id only goes up, or IDs would be handed out twice");
+    Err(InvalidField::number(field, to, reason))
+}
+
+/// Whether `max_id` may be raised to `to`, which `field` says, and still be reserved from.
+///
+/// # Errors
+/// Not even a step is left below 2^63: a slip of the hand would use up the tag for good.
+pub fn check_room(field: &'static str, to: i64, step: i64) -> Result<(), InvalidField> {
+    let last = i64::MAX - step.max(1);
+    if to <= last {
+        return Ok(());
+    }
+    let reason = format!("allowed is up to {last}, which leaves a step of {step} below 2^63");
+    Err(InvalidField::number(field, to, reason))
+}
+
+/// Whether what is handed out next may begin at `from`, which `field` says, for a server with this watermark.
+///
+/// # Errors
+/// That server was granted IDs above, and would refuse the tag.
+pub fn check_watermark(field: &'static str, from: i64, watermark: Option<i64>) -> Result<(), InvalidField> {
+    let Some(watermark) = watermark.filter(|watermark| from < *watermark) else { return Ok(()) };
+    let reason = format!(
+        "this server was granted the tag's IDs below {watermark} before; \
+         allowed is {watermark} or more, or they would be handed out twice"
+    );
+    Err(InvalidField::number(field, from, reason))
 }
 
 /// Whether a row may get this description.
@@ -185,10 +212,31 @@ mod tests {
 
     #[test]
     fn max_id_only_goes_up() {
-        assert_eq!((check_raise(5, 5), check_raise(5, i64::MAX)), (Ok(()), Ok(())));
-        assert!(
-            complaint(check_raise(5, 4)).starts_with("max_id is 4: it is 5 in the table and only goes up")
-        );
+        let raise = |present, to| check_raise("to", present, to);
+        assert_eq!((raise(5, 5), raise(5, i64::MAX)), (Ok(()), Ok(())));
+        let expected = "to is 4: the table has 5, and max_id only goes up";
+        assert!(complaint(raise(5, 4)).starts_with(expected));
+    }
+
+    #[test]
+    fn a_raise_leaves_a_step() {
+        let room = |to, step| check_room("max_id", to, step);
+        for (step, last) in [(10, i64::MAX - 10), (1, i64::MAX - 1), (0, i64::MAX - 1), (i64::MAX, 0)] {
+            assert_eq!(room(last, step), Ok(()));
+            assert!(
+                complaint(room(last + 1, step)).contains(&format!("allowed is up to {last}, ")),
+                "{step}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_begins_below_what_was_granted() {
+        let begin = |from, watermark| check_watermark("start", from, watermark);
+        assert_eq!((begin(1, None), begin(7, Some(7))), (Ok(()), Ok(())));
+        let expected =
+            "start is 6: this server was granted the tag's IDs below 7 before; allowed is 7 or more";
+        assert!(complaint(begin(6, Some(7))).starts_with(expected));
     }
 
     #[test]

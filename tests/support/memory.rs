@@ -73,10 +73,10 @@ impl Table {
     }
 
     /// As [`SegmentStore::raise`](idalloc::store::SegmentStore::raise).
-    pub fn raise(&self, tag: &str, to: i64) {
-        if let Some(row) = self.lock().get_mut(tag).filter(|row| row.max_id() < to) {
-            row.commit(to);
-        }
+    pub fn raise(&self, tag: &str, to: i64) -> bool {
+        let mut rows = self.lock();
+        let row = rows.get_mut(tag).filter(|row| row.max_id() < to);
+        row.map(|row| row.commit(to)).is_some()
     }
 
     /// Loses the row's newest commits: `pick` says, of so many, which is the last that stays.
