@@ -94,6 +94,53 @@ fn rows_at_fault_are_named_when_they_are_found_and_when_they_are_mended() {
     assert!(server.await_log("the tag gets no IDs").contains("t07"));
 }
 
+const SHOW: &str = "/api/tags/test_business";
+
+#[test]
+fn what_operators_ask_is_not_told_of() {
+    let database = MariaDb::start();
+    let mut server = Setup::on(&database.dsn()).admin().key("RefillThreads", 1).start();
+    server.await_status("/health", 200);
+    let mut operator = server.admin();
+    for _ in 0..30 {
+        assert_eq!(operator.get_admin(SHOW).status, 200);
+    }
+    server.signal(libc::SIGTERM);
+    server.wait();
+    let log = server.rest_of_log();
+    let connects = log.iter().filter(|line| line.contains("connected to the store")).count();
+    assert!((1..=3).contains(&connects), "one for the refills, the listing, and operators: {log:?}");
+}
+
+#[test]
+fn an_operators_session_that_has_ended_while_it_was_idle_is_replaced() {
+    let database = MariaDb::start();
+    let server = Setup::on(&database.dsn()).admin().key("TagReloadSeconds", 3600).start();
+    server.await_status("/health", 200);
+    let mut operator = server.admin();
+    for step in 7..10 {
+        assert_eq!(operator.get_admin(SHOW).status, 200);
+        end_sessions(&database);
+        assert_eq!(operator.get_admin(SHOW).status, 200);
+        end_sessions(&database);
+        let change = format!("{{\"step\":{step}}}");
+        let answer = operator.ask_admin("PATCH", SHOW, &["Content-Type: application/json"], &change);
+        assert_eq!((answer.status, &answer.json()["step"]), (200, &step.into()), "{answer:?}");
+    }
+}
+
+/// Ends every session but this, as a database does to those that were idle for its wait_timeout.
+fn end_sessions(database: &MariaDb) {
+    use mysql::prelude::Queryable;
+    let mut conn = database.conn();
+    let others =
+        "SELECT id FROM information_schema.processlist WHERE id <> CONNECTION_ID() AND command <> 'Daemon'";
+    for id in conn.query::<u64, _>(others).unwrap() {
+        // It may be over by now.
+        let _ = conn.query_drop(format!("KILL {id}"));
+    }
+}
+
 #[test]
 fn a_node_that_cannot_serve_says_why_and_when_it_can_again() {
     let database = MariaDb::start();

@@ -10,7 +10,6 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -20,7 +19,7 @@ use super::problem::Problem;
 use super::tags::TagView;
 use crate::store::change::{self, Advance, ChangeError, Changed, RowChange};
 use crate::store::tag::{check_description, check_max_id, check_step};
-use crate::store::{self, TagDetails, TagStore};
+use crate::store::{TagDetails, TagStore};
 
 /// How long an answer waits for the table to be read. The change is made whether or not this is enough.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -155,17 +154,14 @@ fn log_change(tag: &str, wish: &RowChange, Changed { before, after, raised }: &C
     }
 }
 
-/// Has `ask` talk to the store about `tag`, on a thread that may block, with a session of its own.
+/// Has `ask` talk to the store about `tag`.
 async fn in_store<T: Send + 'static>(
     admin: &Admin,
     tag: String,
     ask: impl FnOnce(&mut dyn TagStore, &str) -> Result<T, ChangeError> + Send + 'static,
 ) -> Result<T, Problem> {
-    let place = admin.store_sessions.clone().acquire_owned().await;
-    let (dsn, table) = (admin.config.dsn.clone(), admin.config.table.clone());
-    let asked = spawn_blocking(move || {
-        let _place = place;
-        ask(&mut *store::open(&dsn, &table), &tag).map_err(|error| {
+    let asked = admin.sessions.run(move |store| {
+        ask(store, &tag).map_err(|error| {
             if let ChangeError::Store { done, .. } = &error
                 && !done.is_empty()
             {
@@ -174,10 +170,7 @@ async fn in_store<T: Send + 'static>(
             Problem::of_change(&tag, &error)
         })
     });
-    // A panic is in the log.
-    asked.await.unwrap_or_else(|_| {
-        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a bug: please report it, with the log"))
-    })
+    asked.await.unwrap_or_else(|| Err(Problem::bug()))
 }
 
 /// Has the table read, and waits for that.

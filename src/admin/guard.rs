@@ -29,10 +29,11 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
 pub async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    let changes = is_change(request.method());
     let mut response = match check(&admin, &request) {
         Ok(()) => match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
             Ok(response) => response,
-            Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this took too long").into_response(),
+            Err(_) => Problem::too_long(changes).into_response(),
         },
         Err(problem) => problem.into_response(),
     };
@@ -54,12 +55,15 @@ fn check(admin: &Admin, request: &Request) -> Result<(), Problem> {
     {
         check_token(headers, token)?;
     }
-    let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if changes && !is_json(headers) {
+    if is_change(request.method()) && !is_json(headers) {
         let message = "Content-Type must be application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
     Ok(())
+}
+
+fn is_change(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// What is there for probes, which have no token, and for browsers, which ask their user for it.

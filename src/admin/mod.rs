@@ -13,6 +13,7 @@ mod openapi;
 mod overview;
 mod port;
 mod problem;
+mod sessions;
 mod status;
 mod tags;
 
@@ -24,20 +25,17 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::routing::{MethodRouter, get, post};
 
-use tokio::sync::Semaphore;
-
 use crate::alloc::monitor::Monitor;
 use crate::config::{AdminConfig, Config};
 use crate::http::handler::Service;
 use overview::Overview;
 use problem::Problem;
+use sessions::Sessions;
 
 pub use port::Port;
 
 /// The longest body of a request.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// The most sessions with the store.
-const STORE_SESSIONS_MAX: usize = 4;
 /// How long a request may take, from its head to the head of its answer; longer than any store's timeouts.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -50,21 +48,20 @@ struct Admin {
     started: Instant,
     overview: Mutex<Overview>,
     events: events::Events,
-    /// One for each session with the store that may be open.
-    store_sessions: Arc<Semaphore>,
+    sessions: Sessions,
 }
 
 impl Admin {
     fn new(config: Config, admin: AdminConfig, monitor: Monitor, service: Arc<Service>) -> Self {
         Self {
             overview: Mutex::new(Overview::new(monitor.clone(), admin.metrics_tags)),
+            sessions: Sessions::new(&config),
             config,
             admin,
             monitor,
             service,
             started: Instant::now(),
             events: events::Events::default(),
-            store_sessions: Arc::new(Semaphore::new(STORE_SESSIONS_MAX)),
         }
     }
 }

@@ -41,6 +41,19 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
+    /// A request has run out of time; what it asked of the store goes on.
+    pub fn too_long(changes: bool) -> Self {
+        let message = match changes {
+            true => "this took too long; whether the change was made is unknown: look before you try again",
+            false => "this took too long",
+        };
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    pub fn bug() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "a bug: please report it, with the log")
+    }
+
     pub fn method_not_allowed() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "the method is not allowed here; see the header Allow")
     }
@@ -79,5 +92,33 @@ impl IntoResponse for Problem {
             StatusCode::UNAUTHORIZED => (self.status, [(WWW_AUTHENTICATE, "Bearer")], body).into_response(),
             status => (status, body).into_response(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_change_is_in_doubt() {
+        for (problem, is_in_doubt) in [
+            (Problem::too_long(true), true),
+            (Problem::too_long(false), false),
+            (of(StoreError::Unavailable("gone".into()), Some("step")), true),
+            (of(StoreError::Unexpected("odd".into()), Some("step")), true),
+            (of(StoreError::Unavailable("gone".into()), None), false),
+            (of(StoreError::Contended("locked".into()), Some("step")), false),
+        ] {
+            assert_eq!(problem.status, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(
+                problem.message.contains("is unknown: look before you try again"),
+                is_in_doubt,
+                "{problem:?}"
+            );
+        }
+    }
+
+    fn of(cause: StoreError, part: Option<&'static str>) -> Problem {
+        Problem::of_change("t", &ChangeError::Store { cause, part, done: Vec::new() })
     }
 }

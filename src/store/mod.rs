@@ -94,6 +94,10 @@ pub trait SegmentStore: Send {
 /// A change is made by one statement, whose outcome is unknown after `Unavailable` and `Unexpected`. Servers notice it
 /// when they read the table next.
 pub trait TagStore: SegmentStore {
+    /// To be called when the session was idle: one that has ended meanwhile, or whose host takes no writes any more, is
+    /// left, and the next call connects anew.
+    fn refresh(&mut self) {}
+
     /// The tag's row.
     ///
     /// # Errors

@@ -307,14 +307,19 @@ impl Host {
              innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}, lock_wait_timeout = {LOCK_WAIT_SECONDS}, \
              autocommit = 1"
         ))?;
-        // A replica takes writes from a user with SUPER, and then loses them.
+        self.insist_on_writes(&mut conn)?;
+        self.set_timeouts(&conn).map_err(mysql::Error::from)?;
+        Ok(conn)
+    }
+
+    /// A replica takes writes from a user with SUPER, and then loses them.
+    fn insist_on_writes(&self, conn: &mut Conn) -> Result<(), Failure> {
         let flags: Vec<(String,)> =
-            rows(&mut conn, "SELECT CONCAT(@@GLOBAL.read_only, ' ', @@GLOBAL.innodb_read_only)", ())?;
+            rows(conn, "SELECT CONCAT(@@GLOBAL.read_only, ' ', @@GLOBAL.innodb_read_only)", ())?;
         if flags.iter().any(|(flags,)| flags.split(' ').any(|flag| flag != "0" && flag != "OFF")) {
             return Err(StoreError::ReadOnly(format!("{}: read_only is on", self.name)).into());
         }
-        self.set_timeouts(&conn).map_err(mysql::Error::from)?;
-        Ok(conn)
+        Ok(())
     }
 
     /// The driver gives up after the first address of a name (say `::1` of localhost), unless a local address is

@@ -44,6 +44,14 @@ impl Host {
 }
 
 impl TagStore for MySqlStore {
+    fn refresh(&mut self) {
+        self.return_to_first_host();
+        self.session = self.session.take().and_then(|mut session| {
+            let judged = self.hosts[session.host].insist_on_writes(&mut session.conn);
+            judged.is_ok().then_some(session)
+        });
+    }
+
     fn find(&mut self, tag: &str) -> Result<Option<TagDetails>, StoreError> {
         match self.call(|Session { conn, .. }, table| table.find(conn, tag)) {
             // It cannot even be compared with the column.
