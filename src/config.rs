@@ -29,6 +29,7 @@ const WORKERS_MAX: u64 = 1024;
 /// How long a token may be: a shorter one is soon guessed.
 const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
 const ACCESS_TOKENS_MAX: usize = 1000;
+const ADMIN_NAMES_MAX: usize = 100;
 
 const DSN: TextKey = TextKey {
     name: "DSN",
@@ -78,6 +79,7 @@ const ADMIN_HOST: TextKey =
 const ADMIN_PORT: IntegerKey = IntegerKey::new("AdminPort", 8881, 0, 65_535, "(0: none)");
 const ADMIN_TOKEN: SecretKey =
     SecretKey { name: "AdminToken", allowed: "16 to 256 visible ASCII characters" };
+const ADMIN_NAMES: ListKey = ListKey { name: "AdminNames", allowed: "an array of up to 100 host names" };
 const METRICS_TAGS: IntegerKey = IntegerKey::new("MetricsTags", 50, 0, 1000, "tags");
 
 /// Every key of config.json.
@@ -108,6 +110,7 @@ pub const KEYS: &[Key] = &[
     Key::Text(ADMIN_HOST),
     Key::Integer(ADMIN_PORT),
     Key::Secret(ADMIN_TOKEN),
+    Key::List(ADMIN_NAMES),
     Key::Integer(METRICS_TAGS),
 ];
 
@@ -118,6 +121,8 @@ pub enum Key {
     Text(TextKey),
     /// Its value is a whole number.
     Integer(IntegerKey),
+    /// Its value is an array of strings.
+    List(ListKey),
     /// Its value is never shown.
     Secret(SecretKey),
 }
@@ -128,6 +133,13 @@ pub struct TextKey {
     name: &'static str,
     /// `None`: must be given.
     default: Option<&'static str>,
+    allowed: &'static str,
+}
+
+/// A key whose value is an array of strings, empty if it is absent.
+#[derive(Debug, Clone, Copy)]
+pub struct ListKey {
+    name: &'static str,
     allowed: &'static str,
 }
 
@@ -155,6 +167,7 @@ impl Key {
         match self {
             Self::Text(key) => key.name,
             Self::Integer(key) => key.name,
+            Self::List(key) => key.name,
             Self::Secret(key) => key.name,
         }
     }
@@ -164,7 +177,7 @@ impl Key {
         match self {
             Self::Text(key) => key.default.unwrap_or("none: required").to_owned(),
             Self::Integer(key) => key.default.map_or("available cores".to_owned(), |n| n.to_string()),
-            Self::Secret(_) => "none".to_owned(),
+            Self::List(_) | Self::Secret(_) => "none".to_owned(),
         }
     }
 
@@ -173,6 +186,7 @@ impl Key {
         match self {
             Self::Text(key) => key.allowed.to_owned(),
             Self::Integer(key) => key.allowed_text(),
+            Self::List(key) => key.allowed.to_owned(),
             Self::Secret(key) => key.allowed.to_owned(),
         }
     }
@@ -247,6 +261,8 @@ pub struct AdminConfig {
     pub port: u16,
     /// `AdminToken`: what an operator must present; never `None` when `host` is not this machine's alone.
     pub token: Option<Secret>,
+    /// `AdminNames`: what the port may be called beside its addresses and `localhost`, in lower case.
+    pub names: Vec<String>,
     /// `MetricsTags`: the most tags that have figures of their own in `/metrics`.
     pub metrics_tags: usize,
 }
@@ -519,6 +535,7 @@ impl Config {
             ADMIN_HOST.name: admin.map(|admin| admin.host),
             ADMIN_PORT.name: admin.map_or(0, |admin| admin.port),
             ADMIN_TOKEN.name: hidden(admin.is_some_and(|admin| admin.token.is_some())),
+            ADMIN_NAMES.name: admin.map(|admin| &admin.names),
             METRICS_TAGS.name: admin.map(|admin| admin.metrics_tags),
         });
         if let (Value::Object(shown), Value::Object(rest)) = (&mut shown, rest) {
@@ -573,6 +590,18 @@ fn parse_log_format(text: &str) -> Option<LogFormat> {
         "json" => Some(LogFormat::Json),
         _ => None,
     }
+}
+
+/// A name as DNS and container platforms have it, without a port, in lower case.
+fn parse_host_name(text: &str) -> Option<String> {
+    let is_label = |label: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (1..=63).contains(&label.len())
+            && label.bytes().all(allowed)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    (text.len() <= 253 && text.split('.').all(is_label)).then(|| text.to_ascii_lowercase())
 }
 
 fn is_token(text: &str) -> bool {
@@ -647,6 +676,7 @@ impl Entries {
             host: self.text(&ADMIN_HOST, parse_host)?,
             port: self.integer(&ADMIN_PORT)?,
             token: self.admin_token(env)?,
+            names: self.list(&ADMIN_NAMES, ADMIN_NAMES_MAX, parse_host_name)?,
             metrics_tags: self.integer(&METRICS_TAGS)?,
         };
         match admin {
@@ -678,6 +708,20 @@ impl Entries {
         let given = self.0.get(key.name);
         let text = given.map_or(key.default, Value::as_str);
         text.and_then(parse).ok_or_else(|| bad_value(key.name, given, key.allowed.to_owned()))
+    }
+
+    /// What `parse` makes of each string of the key's array.
+    fn list<T>(
+        &self,
+        key: &ListKey,
+        len_max: usize,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let Some(given) = self.0.get(key.name) else { return Ok(Vec::new()) };
+        let items = given.as_array().filter(|items| items.len() <= len_max);
+        items
+            .and_then(|items| items.iter().map(|item| item.as_str().and_then(&parse)).collect())
+            .ok_or_else(|| bad_value(key.name, Some(given), key.allowed.to_owned()))
     }
 
     fn integer<T: TryFrom<u64>>(&self, key: &IntegerKey) -> Result<T, ConfigError> {
@@ -843,6 +887,7 @@ mod tests {
                 host: Ipv4Addr::LOCALHOST.into(),
                 port: 8881,
                 token: None,
+                names: Vec::new(),
                 metrics_tags: 50,
             }),
         }
@@ -863,7 +908,8 @@ mod tests {
             "PreloadTags": 0, "TagReloadSeconds": 11,
             "SegmentSeconds": 12, "MaxStepFactor": 13, "WatermarkPath": "w.db", "OnRegression": "advance", "LogFormat": "json",
             "AccessTokens": {"0123456789abcdef": "*", "a-token-for-two-tags": ["a", "\u00e9"]},
-            "AdminHost": "0.0.0.0", "AdminPort": 14, "AdminToken": "the-operator's-token", "MetricsTags": 15
+            "AdminHost": "0.0.0.0", "AdminPort": 14, "AdminToken": "the-operator's-token",
+            "AdminNames": ["Ids.example.com", "idalloc-0.idalloc_nodes"], "MetricsTags": 15
         }"#;
         let expected = Config {
             dsn: "u:p@tcp(h)/db".parse().unwrap(),
@@ -898,6 +944,7 @@ mod tests {
                 host: Ipv4Addr::UNSPECIFIED.into(),
                 port: 14,
                 token: Some(Secret::new("the-operator's-token")),
+                names: ["ids.example.com", "idalloc-0.idalloc_nodes"].map(Into::into).into(),
                 metrics_tags: 15,
             }),
         };
@@ -1088,6 +1135,38 @@ mod tests {
     }
 
     #[test]
+    fn the_names_of_the_operators_port_are_host_names() {
+        let long = "x".repeat(63);
+        let names =
+            |names: Value| admin(json!({"AdminNames": names}), None).map(|admin| admin.unwrap().names);
+        assert_eq!(admin(json!({}), None).unwrap().unwrap().names, [""; 0]);
+        assert_eq!(names(json!([])), Ok(vec![]));
+        for good in ["a", "Ids.Example.com", "idalloc-0.idalloc-nodes.default.svc", &long] {
+            assert_eq!(names(json!([good])), Ok(vec![good.to_lowercase()]));
+        }
+        let many = vec!["a"; 101];
+        for bad in [
+            json!("a"),
+            json!([1]),
+            json!([""]),
+            json!(["a."]),
+            json!(["a..b"]),
+            json!(["-a"]),
+            json!(["a-"]),
+            json!(["a:8881"]),
+            json!(["http://a"]),
+            json!(["*.example.com"]),
+            json!(["\u{fc}"]),
+            json!([format!("{long}x")]),
+            json!([vec![long.as_str(); 4].join(".")]),
+            json!(many),
+        ] {
+            let expected = format!("AdminNames is {bad}: allowed is an array of up to 100 host names");
+            assert_eq!(names(bad), Err(expected));
+        }
+    }
+
+    #[test]
     fn the_operators_token_is_checked_never_shown_and_overridden_by_the_environment() {
         let token = |keys, env| admin(keys, env).map(|admin| admin.unwrap().token);
         assert_eq!(token(json!({"AdminToken": TOKEN}), None), Ok(Some(Secret::new(TOKEN))));
@@ -1144,7 +1223,8 @@ mod tests {
     fn what_is_shown_names_every_key_and_is_accepted_again_but_for_secrets() {
         let text = json!({
             "DSN": "hunter2:hunter2@tcp(h)/db", "table": "ids.t$1", "HttpPort": 14, "AdminToken": "hunter2-hunter2-hunter2",
-            "AccessTokens": {"hunter2-hunter2-hunter2": "*"}, "LogFormat": "json", "MetricsTags": 3
+            "AccessTokens": {"hunter2-hunter2-hunter2": "*"}, "LogFormat": "json", "MetricsTags": 3,
+            "AdminNames": ["ids.example.com"]
         });
         let config = parse(&text.to_string()).unwrap();
         let mut shown = config.shown();

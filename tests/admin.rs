@@ -200,10 +200,16 @@ fn pages_of_other_sites_and_names_that_lead_here_are_refused() {
             (&["Host: 127.0.0.1", "Origin: http://127.0.0.1", "Origin: http://evil.example"], 400),
             (&["Host: 127.0.0.1", "Host: evil.example"], 400),
             (&["X-Nothing: 1"], 403),
+            (&["Host: localhost", "Sec-Fetch-Site: same-origin"], good),
+            (&["Host: localhost", "Sec-Fetch-Site: none"], good),
+            // An image, or what else has no Origin.
+            (&["Host: localhost", "Sec-Fetch-Site: cross-site"], 403),
+            (&["Host: localhost", "Sec-Fetch-Site: same-site"], 403),
         ] {
             assert_eq!(status_with(&server, target, headers), expected, "{target} {headers:?}");
         }
     }
+    assert_eq!(status_with(&server, "/", &["Host: localhost", "Sec-Fetch-Site: cross-site"]), 200, "a link");
     assert_eq!(status_with(&server, "http://evil.example/livez", &["Host: 127.0.0.1"]), 403);
     assert_eq!(status_with(&server, "http://127.0.0.1/livez", &["Host: evil.example"]), 403);
     let answer = server.admin().ask_admin("GET", "/api/status", &["Origin: http://127.0.0.1"], "");
@@ -211,6 +217,25 @@ fn pages_of_other_sites_and_names_that_lead_here_are_refused() {
     assert_eq!(answer.headers["x-content-type-options"], "nosniff");
     assert_eq!(answer.headers["cache-control"], "no-store");
     assert!(answer.headers["content-security-policy"].contains("frame-ancestors 'none'"));
+}
+
+#[test]
+fn the_port_may_have_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let setup = Setup::embedded(&directory.path().join("ids.db")).admin();
+    let server = setup.key("AdminNames", vec!["ids.example", "idalloc-0.idalloc-nodes"]).start();
+    server.await_status("/health", 200);
+    for (headers, expected) in [
+        (&["Host: idalloc-0.idalloc-nodes:8881"][..], 200),
+        (&["Host: 127.0.0.1:8881"], 200),
+        // A proxy that speaks TLS, and leaves Host and Origin as they are.
+        (&["Host: ids.example", "Origin: https://ids.example"], 200),
+        (&["Host: ids.example", "Origin: https://idalloc-0.idalloc-nodes"], 403),
+        (&["Host: idalloc-1.idalloc-nodes:8881"], 403),
+        (&["Host: evil.example"], 403),
+    ] {
+        assert_eq!(status_with(&server, "/api/status", headers), expected, "{headers:?}");
+    }
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Who may ask, and how: looked at before anything else.
 //!
 //! A browser that has a page of another site open must not be turned against this port. Such a page cannot send a
-//! `Host` that is an address (its name may well lead here: DNS rebinding), and what it sends otherwise has its own
-//! `Origin`, or is no JSON. No answer allows another site to read it (CORS).
+//! `Host` that is an address or one of AdminNames (its own name may well lead here: DNS rebinding), and what it sends
+//! otherwise has its own `Origin`, says that it comes from elsewhere (`Sec-Fetch-Site`, an image), or is no JSON. No
+//! answer allows another site to read it (CORS).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use super::problem::Problem;
 use super::{Admin, REQUEST_TIMEOUT};
 use crate::dsn::Secret;
 use crate::http::access::bearer;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The page may load what comes from here, its scripts may not turn text into markup, and nobody may put it into a frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -49,7 +52,7 @@ pub async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next
 
 fn check(admin: &Admin, request: &Request) -> Result<(), Problem> {
     let headers = request.headers();
-    check_site(request)?;
+    check_site(request, &admin.admin.names)?;
     if !is_public(request.uri().path())
         && let Some(token) = &admin.admin.token
     {
@@ -71,13 +74,13 @@ fn is_public(path: &str) -> bool {
     matches!(path, "/" | "/livez" | "/readyz") || path.starts_with("/assets/")
 }
 
-fn check_site(request: &Request) -> Result<(), Problem> {
+fn check_site(request: &Request, names: &[String]) -> Result<(), Problem> {
     let headers = request.headers();
     let in_target = request.uri().authority().map(Authority::as_str);
     let in_header = single(headers, HOST)?;
     let host = in_target.or(in_header).unwrap_or_default();
-    if !is_address(host) || !is_address(in_header.unwrap_or(host)) {
-        let message = "Host must be an IP address or localhost: this port has no name";
+    if !is_ours(host, names) || !is_ours(in_header.unwrap_or(host), names) {
+        let message = "Host must be an IP address, localhost, or one of AdminNames";
         return Err(Problem::new(StatusCode::FORBIDDEN, message));
     }
     let origin = single(headers, ORIGIN)?;
@@ -85,19 +88,22 @@ fn check_site(request: &Request) -> Result<(), Problem> {
         let from = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
         from.is_some_and(|from| from.eq_ignore_ascii_case(host))
     };
-    match origin.is_none_or(from) {
-        true => Ok(()),
-        false => Err(Problem::new(StatusCode::FORBIDDEN, "pages of other sites may not use this port")),
+    // A link to the page, and nothing else, may be anywhere.
+    let asked_elsewhere = matches!(single(headers, SEC_FETCH_SITE)?, Some("cross-site" | "same-site"));
+    if !origin.is_none_or(from) || asked_elsewhere && request.uri().path() != "/" {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "pages of other sites may not use this port"));
     }
+    Ok(())
 }
 
-/// Whether `host`, with a port or without, is an IP address or `localhost`.
-fn is_address(host: &str) -> bool {
+/// Whether `host`, with a port or without, is an IP address, `localhost`, or one of `names`.
+fn is_ours(host: &str, names: &[String]) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let name = authority.host();
     let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
     !host.contains('@')
         && (name.eq_ignore_ascii_case("localhost")
+            || names.iter().any(|ours| name.eq_ignore_ascii_case(ours))
             || name.parse::<Ipv4Addr>().is_ok()
             || literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok()))
 }
@@ -132,10 +138,15 @@ fn single(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, Problem
 
 #[cfg(test)]
 mod tests {
-    use super::is_address;
+    use super::is_ours;
 
     #[test]
-    fn addresses_and_localhost_are_hosts_and_names_are_not() {
+    fn addresses_and_localhost_are_hosts_and_names_are_not_unless_they_are_given() {
+        let names = ["ids.example".to_owned()];
+        let is_address = |host: &str| is_ours(host, &names);
+        for host in ["ids.example", "IDS.example:8881"] {
+            assert!(is_ours(host, &names) && !is_ours(host, &[]), "{host}");
+        }
         for host in
             ["127.0.0.1", "127.0.0.1:8881", "localhost", "LOCALHOST:1", "[::1]", "[::1]:8881", "10.1.2.3"]
         {
@@ -145,6 +156,8 @@ mod tests {
             "",
             ":8881",
             "example.com",
+            "ids.example.evil.example",
+            "a.ids.example",
             "127.0.0.1.example.com",
             "localhost.example.com",
             "127.1",

@@ -39,7 +39,7 @@ const MESSAGES_MAX: usize = 64;
 
 #[derive(Debug, Args)]
 pub(super) struct Top {
-    /// The server's operator's port (AdminHost and AdminPort)
+    /// The server's operator's port (AdminHost and AdminPort); a name must be localhost or among its AdminNames
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8881")]
     url: String,
     /// The environment variable that holds the server's AdminToken, if it has one
