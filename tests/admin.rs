@@ -133,7 +133,9 @@ fn a_store_that_goes_and_comes_back_is_seen() {
     database.kill();
     let away = await_json(&server, "/api/status", |status| status["store"]["state"] == "away");
     assert_eq!(away["health"], "serving", "from memory");
-    assert!(get(&server, "/metrics").body.contains("\nidalloc_store_up 0\n"));
+    let metrics = get(&server, "/metrics").body;
+    assert!(metrics.contains("\nidalloc_store_up 0\n"));
+    assert!(metrics.contains("\nidalloc_segment_seconds 10\n"), "what the alarm of low supply is about");
     database.restart();
     let back = await_json(&server, "/api/status", |status| status["store"]["state"] == "answering");
     assert!(back["store"]["since_ms"].as_u64() >= away["store"]["since_ms"].as_u64());
@@ -597,7 +599,7 @@ fn a_tag_is_seen_idle_serving_broken_and_fenced() {
         page["tags"][0].clone()
     };
     let idle = json!({
-        "app_tag": "idle", "step": 7, "max_id": null, "description": null, "state": "idle", "fault": null,
+        "app_tag": "idle", "step": 7, "state": "idle", "fault": null,
         "rate_per_s": 0.0, "left": "0", "supply_s": null, "segments": 0, "last_amount": null,
         "last_reserved_at_ms": null, "issued": "0"
     });

@@ -192,6 +192,11 @@ fn allocator_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
             vec![counted(&[], reservations.fences)],
         ),
         gauge(
+            "idalloc_segment_seconds",
+            "SegmentSeconds: for how long a reservation of a busy tag is to last.",
+            vec![gauged(&[], admin.config.policy.segment_seconds)],
+        ),
+        gauge(
             "idalloc_store_up",
             "Whether the store answers: 1, or 0.",
             vec![gauged(&[], f64::from(u8::from(admin.monitor.store().answers)))],
