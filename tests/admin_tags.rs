@@ -151,6 +151,7 @@ fn bad_input_is_refused_with_the_field_at_fault() {
             ),
             (json!({"app_tag": long, "step": 1}), json!("app_tag"), "(129 bytes): allowed is 1 to 128"),
             (json!({"app_tag": 5, "step": 1}), json!("app_tag"), "app_tag is not a string"),
+            (json!({"app_tag": "..", "step": 1}), json!("app_tag"), "neither \".\" nor \"..\""),
             (json!({"app_tag": "a\n", "step": 1}), json!("app_tag"), "without control characters"),
             (json!({"app_tag": "a"}), json!("step"), "step is missing"),
             (
@@ -169,7 +170,7 @@ fn bad_input_is_refused_with_the_field_at_fault() {
             (json!({"app_tag": "a", "step": 1, "description": "x"}), json!("description"), "no such column"),
             (
                 json!({"app_tag": "a", "step": 1, "max_id": 5}),
-                json!(null),
+                json!("max_id"),
                 "unknown field \"max_id\": allowed is app_tag, step",
             ),
             (json!([1]), json!(null), "not a JSON object"),
@@ -186,7 +187,8 @@ fn bad_input_is_refused_with_the_field_at_fault() {
             (json!({"max_id": 0}), json!("max_id")),
             (json!({"description": "a\nb"}), json!("description")),
             (json!({"description": "x"}), json!("description")),
-            (json!({"app_tag": "x"}), json!(null)),
+            (json!({"app_tag": "x"}), json!("app_tag")),
+            (json!({"Step": 1}), json!("Step")),
         ] {
             let (status, named, text) = operator.error("PATCH", "/api/tags/test_business", &body.to_string());
             assert_eq!((status, named), (400, field), "{body}: {text}");
@@ -255,14 +257,13 @@ fn a_change_is_acted_on_at_once() {
 
         assert_eq!(operator.ask("DELETE", "/api/tags/t?confirm=t", "").status, 204);
         assert_eq!(client.get("/alloc?app_tag=t").status, 404, "what was in memory is not handed out");
-        let log = server.log_so_far().join("\n");
         for part in [
             "the operator added the tag",
             "changed the tag's step",
             "raised the tag's max_id",
             "deleted the tag",
         ] {
-            assert!(log.contains(part), "no {part:?} in {log}");
+            server.await_log(part);
         }
     });
 }
@@ -383,9 +384,18 @@ fn descriptions_are_for_tables_that_have_them() {
     assert_eq!((status, field), (400, json!("description")), "{message}");
     let page = operator.ask("GET", "/api/tags", "").json();
     assert!(
-        page["tags"].as_array().unwrap().iter().all(|tag| tag["description"].is_null()),
+        page["tags"].as_array().unwrap().iter().all(|tag| tag.get("description").is_none()),
         "lists are from memory"
     );
+    store.exec("ALTER TABLE segments MODIFY description VARCHAR(20) NULL");
+    store.exec("UPDATE segments SET description = NULL");
+    assert_eq!(
+        operator.ask("GET", "/api/tags/b", "").json()["description"],
+        "",
+        "nothing, and not no column"
+    );
+    store.exec("ALTER TABLE segments DROP COLUMN description");
+    assert_eq!(operator.ask("GET", "/api/tags/b", "").json()["description"], json!(null));
 }
 
 #[test]

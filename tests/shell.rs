@@ -274,6 +274,7 @@ fn values_that_are_not_allowed_are_a_usage_error(site: Site) {
         (&["tag", "add", "--step", "1"], "<TAG>"),
         (&["tag", "add", "", "--step", "1"], "app_tag is \"\": allowed is 1 to 128 bytes"),
         (&["tag", "add", &long, "--step", "1"], "(129 bytes): allowed is 1 to 128 bytes"),
+        (&["tag", "add", "..", "--step", "1"], "app_tag is \"..\": allowed is"),
         (&["tag", "add", "a\n", "--step", "1"], "app_tag is \"a\\n\": allowed is"),
         (&["tag", "add", "a", "--step", "0"], "step is 0: allowed is 1 to 9223372036854775807"),
         (&["tag", "add", "a", "--step", "-1"], "step is -1: allowed is 1 to 9223372036854775807"),

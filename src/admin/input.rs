@@ -29,7 +29,8 @@ impl Body {
             None => Ok(Self(members)),
             Some(name) => {
                 let name: String = name.chars().take(64).collect();
-                Err(bad(format!("unknown field {name:?}: allowed is {}", allowed.join(", "))))
+                let message = format!("unknown field {name:?}: allowed is {}", allowed.join(", "));
+                Err(Problem::bad(name, message))
             }
         }
     }

@@ -32,9 +32,9 @@ pub const OTHERS: &str = "(others)";
 pub struct TagCounts {
     pub total: usize,
     pub fenced: usize,
+    pub starving: usize,
     pub broken: usize,
     pub exhausted: usize,
-    pub starving: usize,
     #[serde(skip)]
     pub serving: usize,
     #[serde(skip)]
@@ -46,9 +46,9 @@ impl TagCounts {
         self.total += 1;
         let count = match state {
             TagState::Fenced => &mut self.fenced,
+            TagState::Starving => &mut self.starving,
             TagState::Broken => &mut self.broken,
             TagState::Exhausted => &mut self.exhausted,
-            TagState::Starving => &mut self.starving,
             TagState::Serving => &mut self.serving,
             TagState::Idle => &mut self.idle,
         };

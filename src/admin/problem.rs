@@ -1,5 +1,7 @@
 //! Why a request was not served, for the operator.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::http::StatusCode;
 use axum::http::header::WWW_AUTHENTICATE;
@@ -13,7 +15,7 @@ use crate::store::{InvalidField, StoreError};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     status: StatusCode,
-    field: Option<&'static str>,
+    field: Option<Cow<'static, str>>,
     message: String,
 }
 
@@ -23,13 +25,13 @@ impl Problem {
     }
 
     /// The value of `field` is not allowed.
-    pub fn bad(field: &'static str, message: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, field: Some(field), message: message.into() }
+    pub fn bad(field: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, field: Some(field.into()), message: message.into() }
     }
 
     /// The value does not go with what is there.
     pub fn conflict(field: &'static str, message: impl Into<String>) -> Self {
-        Self { status: StatusCode::CONFLICT, field: Some(field), message: message.into() }
+        Self { status: StatusCode::CONFLICT, field: Some(field.into()), message: message.into() }
     }
 
     /// A value that a row may not have.
@@ -81,7 +83,7 @@ impl Problem {
             | StoreError::Overflow { .. } => (StatusCode::SERVICE_UNAVAILABLE, None),
         };
         let advice = if error.is_in_doubt() { ": look before you try again" } else { "" };
-        Self { status, field, message: format!("{error}{advice}") }
+        Self { status, field: field.map(Cow::Borrowed), message: format!("{error}{advice}") }
     }
 }
 

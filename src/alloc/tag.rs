@@ -209,12 +209,12 @@ pub enum Hunger {
 pub enum TagState {
     /// The store has gone back behind what was granted: nothing is handed out.
     Fenced,
+    /// Callers find no IDs, and have not for long or because refills fail.
+    Starving,
     /// The row is at fault.
     Broken,
     /// No ID below 2^63 is left in the store.
     Exhausted,
-    /// Callers find no IDs, and have not for long or because refills fail.
-    Starving,
     /// IDs are, or were, in memory.
     Serving,
     /// Nobody has asked for it yet.

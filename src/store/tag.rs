@@ -22,7 +22,7 @@ pub struct TagDetails {
     pub step: i64,
     /// The end of the newest reservation.
     pub max_id: i64,
-    /// What the tag is for; `None` where the table has no such column, or NULL in it.
+    /// What the tag is for; `None` where the table has no such column. NULL in it is the empty text.
     pub description: Option<String>,
 }
 
@@ -80,14 +80,15 @@ impl InvalidField {
 /// Whether a row may get this tag. One that is there already may be any text that `/alloc` takes.
 ///
 /// # Errors
-/// It is empty, too long, has control characters, or begins or ends with white space.
+/// It is empty, too long, has control characters, begins or ends with white space, or is a part of a path that browsers
+/// take for a direction (`/api/tags/..`).
 pub fn check_new_name(name: &str) -> Result<(), InvalidField> {
-    let is_odd = name.chars().any(char::is_control) || name.trim() != name;
+    let is_odd = name.chars().any(char::is_control) || name.trim() != name || matches!(name, "." | "..");
     if (1..=TAG_BYTES_MAX).contains(&name.len()) && !is_odd {
         return Ok(());
     }
     let reason = format!(
-        "allowed is 1 to {TAG_BYTES_MAX} bytes of UTF-8 without control characters, and no white space at either end"
+        "allowed is 1 to {TAG_BYTES_MAX} bytes of UTF-8 without control characters, no white space at either end, and neither \".\" nor \"..\""
     );
     Err(InvalidField::text("app_tag", name, reason))
 }
@@ -185,10 +186,21 @@ mod tests {
 
     #[test]
     fn names_keep_to_what_alloc_takes_and_people_can_see() {
-        for good in ["a", "o'neil", "a b", "🦀", &"x".repeat(TAG_BYTES_MAX), "`?:x%_"] {
+        for good in ["a", "...", "o'neil", "a b", "🦀", &"x".repeat(TAG_BYTES_MAX), "`?:x%_"] {
             assert_eq!(check_new_name(good), Ok(()), "{good:?}");
         }
-        for bad in ["", " ", "a ", "\u{3000}a", "a\nb", "a\0", "\u{9b}31m", &"x".repeat(TAG_BYTES_MAX + 1)] {
+        for bad in [
+            "",
+            " ",
+            ".",
+            "..",
+            "a ",
+            "\u{3000}a",
+            "a\nb",
+            "a\0",
+            "\u{9b}31m",
+            &"x".repeat(TAG_BYTES_MAX + 1),
+        ] {
             let text = complaint(check_new_name(bad));
             assert!(text.starts_with("app_tag is \"") && text.contains("1 to 128 bytes"), "{text}");
         }

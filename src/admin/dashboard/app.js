@@ -16,7 +16,7 @@ const TABLE_EVERY = 2;
 const STATUS_EVERY = 10;
 const SAID_MS = 10_000;
 const LINES_SAID_MAX = 3;
-const ALARMS = ["fenced", "broken", "exhausted", "starving"];
+const ALARMS = ["fenced", "starving", "broken", "exhausted"];
 
 const charts = new Charts();
 startTheme(() => charts.restyle());
