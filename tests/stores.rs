@@ -372,7 +372,7 @@ mod contract {
             assert_eq!(store.set_description(tag, "d"), Err(StoreError::UnknownTag), "{tag:?}");
             assert_eq!(store.delete(tag), Err(StoreError::UnknownTag), "{tag:?}");
         }
-        assert_eq!(store.find("a"), Ok(Some(details("a", 500, 7, None))));
+        assert_eq!(store.find("a"), Ok(Some(details("a", 500, 7, Some("")))));
     }
 
     pub fn a_new_tag_may_be_any_text(fixture: &Fixture) {
@@ -406,14 +406,15 @@ mod contract {
 
         let mut store = fixture.open();
         assert_eq!(store.has_description(), Ok(true));
-        assert_eq!(store.find("a"), Ok(Some(details("a", 0, 7, None))));
+        assert_eq!(store.find("a"), Ok(Some(details("a", 0, 7, Some("")))), "NULL is no text");
         for description in ["o'rders 🦀", "", ""] {
             assert_eq!(store.set_description("a", description), Ok(()));
             assert_eq!(store.find("a"), Ok(Some(details("a", 0, 7, Some(description)))));
         }
         assert_eq!(store.insert(&details("b", 1, 1, Some("why"))), Ok(()));
         assert_eq!(store.insert(&details("c", 1, 1, None)), Ok(()));
-        let rows = [details("a", 0, 7, Some("")), details("b", 1, 1, Some("why")), details("c", 1, 1, None)];
+        let rows =
+            [details("a", 0, 7, Some("")), details("b", 1, 1, Some("why")), details("c", 1, 1, Some(""))];
         for row in &rows {
             assert_eq!(store.find(&row.name), Ok(Some(row.clone())));
         }

@@ -26,8 +26,6 @@ const LIMIT_DEFAULT: usize = 100;
 pub struct TagView {
     app_tag: String,
     step: i64,
-    max_id: Option<String>,
-    description: Option<String>,
     state: &'static str,
     fault: Option<String>,
     rate_per_s: f64,
@@ -37,6 +35,17 @@ pub struct TagView {
     last_amount: Option<u64>,
     last_reserved_at_ms: Option<u64>,
     issued: String,
+    /// Lists are from memory.
+    #[serde(flatten)]
+    row: Option<RowView>,
+}
+
+/// What only the store knows of a tag.
+#[derive(Debug, Serialize)]
+struct RowView {
+    max_id: String,
+    /// `None`: the table has no such column.
+    description: Option<String>,
 }
 
 /// A page of tags.
@@ -79,15 +88,14 @@ impl TagView {
                 Self::new(&Line::new(tag), &figures)
             }
         };
-        Self { max_id: Some(row.max_id.to_string()), description: row.description, step: row.step, ..view }
+        let seen = RowView { max_id: row.max_id.to_string(), description: row.description };
+        Self { step: row.step, row: Some(seen), ..view }
     }
 
     fn new(line: &Line, figures: &TagFigures) -> Self {
         Self {
             app_tag: line.tag.name().to_owned(),
             step: figures.step,
-            max_id: None,
-            description: None,
             state: state_name(figures.state),
             fault: figures.fault.as_ref().map(ToString::to_string),
             rate_per_s: rounded(line.rate_per_s.into()),
@@ -97,6 +105,7 @@ impl TagView {
             last_amount: figures.newest.map(|newest| newest.amount),
             last_reserved_at_ms: figures.newest.map(|newest| epoch_ms(newest.at)),
             issued: figures.issued.to_string(),
+            row: None,
         }
     }
 }
@@ -105,9 +114,9 @@ impl TagView {
 pub fn state_name(state: TagState) -> &'static str {
     match state {
         TagState::Fenced => "fenced",
+        TagState::Starving => "starving",
         TagState::Broken => "broken",
         TagState::Exhausted => "exhausted",
-        TagState::Starving => "starving",
         TagState::Serving => "serving",
         TagState::Idle => "idle",
     }
@@ -271,6 +280,17 @@ mod tests {
             line("d", TagState::Serving, 7, 1.0),
             line("e", TagState::Starving, 0, 3.0),
         ];
+        let urgent = ["fenced", "starving", "broken", "exhausted", "serving", "idle"];
+        let states = [
+            TagState::Idle,
+            TagState::Broken,
+            TagState::Serving,
+            TagState::Exhausted,
+            TagState::Starving,
+            TagState::Fenced,
+        ];
+        let of_each = states.map(|state| line(state_name(state), state, 0, 0.0));
+        assert_eq!(names(&[("sort", "state")], &of_each), urgent.join(" "));
         let sorted = |sort, order| names(&[("sort", sort), ("order", order)], &lines);
         assert_eq!(names(&[], &lines), "a b c d e");
         assert_eq!(sorted("app_tag", "desc"), "e d c b a");

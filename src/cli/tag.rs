@@ -214,7 +214,7 @@ fn list(args: &List) -> Result<(), RunError> {
 }
 
 fn shown_description(tag: &TagDetails) -> Cow<'_, str> {
-    tag.description.as_deref().map_or(Cow::Borrowed("-"), shown)
+    tag.description.as_deref().filter(|text| !text.is_empty()).map_or(Cow::Borrowed("-"), shown)
 }
 
 fn largest_first(a: &TagDetails, b: &TagDetails, number: impl Fn(&TagDetails) -> i64) -> Ordering {

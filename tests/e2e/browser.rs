@@ -208,6 +208,14 @@ fn a_fenced_tag_is_red_and_first_and_is_advanced() {
     let granted: i64 = granted.parse().unwrap_or_else(|_| panic!("{fault}"));
 
     browser.click("#rows tr:first-child .advance");
+    browser.fill("#advance-to", "150");
+    browser.click("#advance-dialog [name=sure]");
+    browser.click("#advance-dialog [type=submit]");
+    browser.await_text("#advance-dialog .problem", "to is 150: ");
+    browser.await_that("document.activeElement.id === 'advance-to'");
+    assert!(!browser.complaints().is_empty(), "of the 409");
+    browser.click("#advance-dialog .cancel");
+    browser.click("#rows tr:first-child .advance");
     browser.click("#advance-dialog [type=submit]");
     assert_eq!(
         browser.eval("document.querySelector('#advance-dialog').open"),
@@ -221,6 +229,107 @@ fn a_fenced_tag_is_red_and_first_and_is_advanced() {
     browser.await_that(&format!("{fenced}.textContent.includes('Serving')"));
     browser.await_text("#fact-fenced", "0");
     assert!(server.await_status(ALLOC, 200).id() >= granted);
+    browser.assert_quiet();
+}
+
+#[test]
+fn a_description_is_edited_where_there_is_a_column_and_otherwise_left_alone() {
+    const TWO_LINES: &str = "第一行\n第二行";
+    let site = Site::new();
+    let browser = site.browser();
+    let edit = || {
+        browser.await_that(&row("test_business"));
+        browser.eval(&format!("{}.querySelector('.edit').click()", row("test_business")));
+        browser.await_that("document.querySelector('#tag-dialog').open");
+    };
+    let save = || {
+        browser.click("#tag-dialog [type=submit]");
+        browser.await_that("!document.querySelector('#tag-dialog').open");
+    };
+    let description = || {
+        let select = "SELECT description FROM segments WHERE app_tag = 'test_business'";
+        site.rows().query_row(select, [], |row| row.get::<_, String>(0)).unwrap()
+    };
+    edit();
+    assert_eq!(browser.eval("document.querySelector('#edit-description').checkVisibility()"), false);
+    browser.click("#tag-dialog .cancel");
+
+    site.rows().execute("ALTER TABLE segments ADD COLUMN description TEXT", []).unwrap();
+    site.rows().execute("UPDATE segments SET description = ?1", [TWO_LINES]).unwrap();
+    edit();
+    browser.fill("#edit-step", "11");
+    save();
+    browser.await_that(&format!("{}.querySelector('.step').textContent === '11'", row("test_business")));
+    assert_eq!(description(), TWO_LINES, "the field holds one line only");
+    edit();
+    browser.fill("#edit-description", "一行");
+    save();
+    assert_eq!(description(), "一行");
+    browser.assert_quiet();
+}
+
+#[test]
+fn an_address_that_asks_for_what_there_is_not_shows_the_tags_all_the_same() {
+    let site = Site::new();
+    let browser = site.browser();
+    browser.await_that(&row("test_business"));
+    browser.eval("location.hash = '#sort=toString&order=up&limit=7&offset=-3'");
+    browser.eval("location.reload()");
+    browser.await_that(&format!("document.readyState === 'complete' && {}", row("test_business")));
+    assert_eq!(browser.eval("document.querySelector('#sort-select').value"), "state");
+    browser.assert_quiet();
+}
+
+#[test]
+fn every_dialog_is_used_on_a_phone() {
+    let site = Site::new();
+    let insert = "INSERT INTO segments (app_tag, max_id, step) VALUES (?1, 0, 9007199254740993)";
+    site.rows().execute(insert, ["a_name_that_is_longer_than_a_phone_is_wide_if_it_is_not_broken"]).unwrap();
+    site.server.await_status("/alloc?app_tag=test_business", 200);
+    let browser = site.browser();
+    browser.await_text("#range", "of 2");
+    browser.show_on(Screen { width: 320, height: 568, theme: "light" });
+    let fits = |dialog: &str| {
+        browser.await_that(&format!("document.querySelector('{dialog}').open"));
+        let inside = format!(
+            "[document.querySelector('{dialog}'), ...document.querySelectorAll('{dialog} button, {dialog} input')]\
+             .filter((part) => part.checkVisibility())\
+             .every((part) => part.getBoundingClientRect().left >= 0 && part.getBoundingClientRect().right <= 320)"
+        );
+        assert_eq!(browser.eval(&inside), true, "{dialog} is as wide as the phone at most");
+        let scrolls = format!(
+            "document.querySelector('{dialog}').scrollWidth > document.querySelector('{dialog}').clientWidth"
+        );
+        assert_eq!(browser.eval(&scrolls), false, "{dialog}");
+    };
+    browser.click("#add");
+    fits("#add-dialog");
+    browser.fill("#add-tag", "by-phone");
+    browser.click("#add-dialog [type=submit]");
+    browser.await_text("#announce", "Tag by-phone is added.");
+
+    browser.await_that(&row("test_business"));
+    browser.eval(&format!("{}.querySelector('.edit').click()", row("test_business")));
+    fits("#tag-dialog");
+    let broken = "[...document.querySelectorAll('#tag-facts dt, #tag-facts dd')].filter((part) => {\
+                  part.style.overflowWrap = 'normal'; return part.scrollWidth > part.clientWidth; })\
+                  .map((part) => part.textContent)";
+    assert_eq!(browser.eval(broken), json!([]), "no word is broken");
+    browser.click("#tag-delete");
+    fits("#delete-dialog");
+    browser.press(Key::Escape);
+
+    let fenced = row("by-phone");
+    while site.server.get("/alloc?app_tag=by-phone&count=1000").status == 200 {
+        site.rows().execute("UPDATE segments SET max_id = 1 WHERE app_tag = 'by-phone'", []).unwrap();
+    }
+    browser.await_that(&format!("{fenced}?.textContent.includes('Fenced')"));
+    // What is said may lie above the row for a while.
+    browser.eval(&format!("{fenced}.querySelector('.advance').click()"));
+    fits("#advance-dialog");
+    browser.click("#advance-dialog [name=sure]");
+    browser.click("#advance-dialog [type=submit]");
+    browser.await_text("#announce", "Tag by-phone is advanced.");
     browser.assert_quiet();
 }
 

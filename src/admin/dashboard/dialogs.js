@@ -1,19 +1,22 @@
 // Questions to the operator.
 
-import { ask, tagPath, token } from "./api.js";
+import { ApiError, ask, tagPath, token } from "./api.js";
 import { ago, grouped } from "./format.js";
 import { stateName } from "./states.js";
 
 const byId = (id) => document.getElementById(id);
 
-/// Opens a <dialog> with a form. `submit(fields)` may throw; then it stays open and says why. Resolves when it is closed,
-/// to whether the form was carried out.
+/// Opens a <dialog> with a form. `submit(fields, before)` gets what is in the fields, and what was in them at first: a field
+/// may not hold all that a value had, such as line breaks. It may throw; then the dialog stays open and says why. Resolves
+/// when it is closed, to whether the form was carried out.
 function form(dialog, submit, values = {}) {
   const element = dialog.querySelector("form");
   const problem = dialog.querySelector(".problem");
   const button = element.querySelector("[type=submit]");
   element.reset();
   for (const [name, value] of Object.entries(values)) element.elements[name].value = value;
+  const fields = () => Object.fromEntries(new FormData(element));
+  const before = fields();
   clear();
   const listeners = new AbortController();
   const { signal } = listeners;
@@ -28,7 +31,7 @@ function form(dialog, submit, values = {}) {
     clear();
     button.disabled = true;
     try {
-      await submit(Object.fromEntries(new FormData(element)));
+      await submit(fields(), before);
       done = true;
       dialog.close();
     } catch (error) {
@@ -96,9 +99,11 @@ export async function editTag(name) {
   byId("tag-facts").replaceChildren(...facts(tag));
   byId("tag-advance").hidden = tag.state !== "fenced";
 
-  const before = { step: String(tag.step), description: tag.description ?? "" };
+  // Where the table has no such column, nothing is to be written into it.
+  byId("edit-description-field").hidden = tag.description === null;
+
   let changes = [];
-  const submit = async (fields) => {
+  const submit = async (fields, before) => {
     changes = Object.entries(fields).filter(([key, value]) => value !== before[key]);
     if (changes.length > 0) await ask("PATCH", tagPath(name), { body: Object.fromEntries(changes) });
   };
@@ -111,7 +116,8 @@ export async function editTag(name) {
     then = advanceTag;
     dialog.close();
   };
-  if (await form(dialog, submit, before)) return changes.length > 0 ? `Tag ${name} is changed.` : null;
+  const values = { step: String(tag.step), description: tag.description ?? "" };
+  if (await form(dialog, submit, values)) return changes.length > 0 ? `Tag ${name} is changed.` : null;
   return then === null ? null : then(name, tag.fault);
 }
 
@@ -119,7 +125,11 @@ export async function advanceTag(name, fault) {
   const dialog = byId("advance-dialog");
   dialog.querySelector(".tag-name").textContent = name;
   byId("advance-fault").textContent = fault ?? "";
-  const submit = ({ to }) => ask("POST", `${tagPath(name)}/advance`, { body: given({ to }) });
+  let advanced;
+  const submit = async ({ to }) => {
+    advanced = await ask("POST", `${tagPath(name)}/advance`, { body: given({ to }) });
+    if (advanced.state === "fenced") throw new ApiError(200, `It is fenced still: ${advanced.fault}.`, "to");
+  };
   return (await form(dialog, submit)) ? `Tag ${name} is advanced.` : null;
 }
 
@@ -138,7 +148,7 @@ function facts(tag) {
   const reserved = tag.last_reserved_at_ms;
   const pairs = [
     ["State", stateName(tag.state)],
-    ["max_id in the table", tag.max_id === null ? "–" : grouped(tag.max_id)],
+    ["max_id in the table", grouped(tag.max_id)],
     [
       "Left in memory",
       `${grouped(tag.left)} in ${tag.segments} ${tag.segments === 1 ? "segment" : "segments"}`,

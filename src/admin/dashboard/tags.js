@@ -81,7 +81,7 @@ export class TagTable {
     const offset = Number.parseInt(kept.get("offset"), 10);
     this.#view = {
       search: kept.get("search") ?? "",
-      sort: kept.get("sort") in FIRST_ORDER ? kept.get("sort") : sort,
+      sort: Object.hasOwn(FIRST_ORDER, kept.get("sort")) ? kept.get("sort") : sort,
       order: kept.get("order") === "desc" ? "desc" : order,
       offset: offset > 0 ? offset : 0,
       limit: ["25", "50", "100"].includes(kept.get("limit")) ? Number(kept.get("limit")) : limit,

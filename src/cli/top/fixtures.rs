@@ -37,7 +37,7 @@ pub fn tag(name: &str, state: &str) -> Value {
     let fault =
         (state == "fenced").then_some("its max_id in the table is below 500; raise max_id to 500 or more");
     json!({
-        "app_tag": name, "step": 1000, "max_id": null, "description": null, "state": state, "fault": fault,
+        "app_tag": name, "step": 1000, "state": state, "fault": fault,
         "rate_per_s": 1234.5, "left": "199996", "supply_s": 162.0, "segments": 2, "last_amount": 100_000,
         "last_reserved_at_ms": 1_699_999_995_000_u64, "issued": "9007199254740993"
     })

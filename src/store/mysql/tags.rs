@@ -134,7 +134,8 @@ impl TagStore for MySqlStore {
 impl Table {
     /// The statement that reads every row, without an end.
     fn select_details(&self, conn: &mut Conn) -> Result<String, Failure> {
-        let description = if self.has_column(conn, "description")? { "description" } else { "NULL" };
+        let has_description = self.has_column(conn, "description")?;
+        let description = if has_description { "COALESCE(description, '')" } else { "NULL" };
         Ok(format!("SELECT {}, max_id, step, {description} FROM {}", self.tag, self.name))
     }
 

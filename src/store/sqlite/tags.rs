@@ -86,7 +86,8 @@ impl TagStore for SqliteStore {
 impl Table {
     /// The statement that reads every row, without an end.
     fn select_details(&self, db: &Connection) -> rusqlite::Result<String> {
-        let description = if self.has_description(db)? { "description" } else { "NULL" };
+        let has_description = self.has_description(db)?;
+        let description = if has_description { "COALESCE(description, '')" } else { "NULL" };
         Ok(format!("SELECT {}, max_id, step, {description} FROM {}", self.tag, self.name))
     }
 
