@@ -2,12 +2,14 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
 use support::ledger::Ledger;
 use support::mariadb::MariaDb;
+use support::program::Run;
 use support::server::{Server, Setup};
 
 const GUIDE: &str = include_str!("../docs/OPERATING.md");
@@ -175,25 +177,50 @@ fn tinyid_and_idalloc_run_side_by_side_and_tinyid_stops_before_they_meet() {
         "tinyid has gone up to {highest}, idalloc began at {start}"
     );
     ledger.assert_sound(db.max_id(TAG));
+    let later = "INSERT INTO tiny_id_info (biz_type, begin_id, max_id, step) VALUES ('later', 1, 1, 100)";
+    assert!(conn.query_drop(later).is_err(), "a tag without a limit");
+}
+
+/// `idalloc tag add` under a heading of the guide, for this tag and step.
+fn add_as_under(heading: &str, db: &MariaDb, tag: &str, step: &str) {
+    let (_, section) = GUIDE.split_once(&format!("# {heading}\n")).expect("the heading");
+    let command = section.lines().find_map(|line| line.trim().strip_prefix("idalloc tag add TAG --step N "));
+    let (start, _) = command.expect("the command").split_once(" --config").expect("a configuration");
+    let start: Vec<_> = start.split(' ').collect();
+    let directory = tempfile::tempdir().expect("a directory");
+    let ended = Run::new(directory.path(), &[&["tag", "add", tag, "--step", step], &start[..]].concat())
+        .env("IDALLOC_DSN", db.dsn())
+        .finish();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
 #[test]
 fn a_restored_table_that_was_raised_hands_out_nothing_twice() {
+    const TAGS: [&str; 2] = ["test_business", "added-after-the-backup"];
     let db = MariaDb::start();
     let watermarks = tempfile::tempdir().expect("a directory");
-    let watermark = watermarks.path().join("watermark.db");
-    let start = || Setup::on(&db.dsn()).key("WatermarkPath", watermark.to_str().expect("UTF-8")).start();
-    let backup = db.max_id("test_business");
-    let server = start();
-    let first = server.await_status("/alloc?app_tag=test_business", 200).id();
-    let granted = db.max_id("test_business");
-    drop(server);
+    let start = |watermark: &str| {
+        let watermark = watermarks.path().join(watermark);
+        Setup::on(&db.dsn()).key("WatermarkPath", watermark.to_str().expect("UTF-8")).start()
+    };
+    db.exec("CREATE TABLE backup AS SELECT * FROM segments");
+    db.exec(&format!("INSERT INTO segments (app_tag, max_id, step) VALUES ('{}', 1, 1000)", TAGS[1]));
+    let mut handed_out = HashSet::new();
+    let mut hand_out = |server: Server| {
+        for tag in TAGS {
+            let ids = server.await_status(&format!("/alloc?app_tag={tag}&count=10"), 200).ids();
+            ids.iter()
+                .for_each(|id| assert!(handed_out.insert((tag, *id)), "{tag}: {id} for the second time"));
+        }
+        // Killed, so that nothing is given back.
+    };
+    hand_out(start("one.db"));
 
-    db.exec(&format!("UPDATE segments SET max_id = {backup}"));
+    db.exec("DELETE FROM segments");
+    db.exec("INSERT INTO segments SELECT * FROM backup");
     run(&mut db.conn(), &sql_under("Backup and restore"));
-    let next = start().await_status("/alloc?app_tag=test_business", 200).id();
-    assert!(
-        first < granted && granted <= next,
-        "{first} was handed out of what ends at {granted}, then {next}"
-    );
+    add_as_under("Backup and restore", &db, TAGS[1], "1000");
+    // One has its watermark file, another has not.
+    hand_out(start("one.db"));
+    hand_out(start("two.db"));
 }
