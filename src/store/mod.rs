@@ -122,12 +122,6 @@ pub trait TagStore: SegmentStore {
     /// [`StoreError::UnknownTag`]; [`StoreError::Invalid`] where the column does not hold the value.
     fn set_step(&mut self, tag: &str, step: i64) -> Result<(), StoreError>;
 
-    /// Whether the table has a column `description`.
-    ///
-    /// # Errors
-    /// Those of every call.
-    fn has_description(&mut self) -> Result<bool, StoreError>;
-
     /// Sets the row's `description`.
     ///
     /// # Errors

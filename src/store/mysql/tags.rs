@@ -102,10 +102,6 @@ impl TagStore for MySqlStore {
         self.change(|conn, table| table.set(conn, tag, "step", step.into(), tried_step(step)))
     }
 
-    fn has_description(&mut self) -> Result<bool, StoreError> {
-        self.call(|Session { conn, .. }, table| Ok(table.has_column(conn, "description")?))
-    }
-
     fn set_description(&mut self, tag: &str, description: &str) -> Result<(), StoreError> {
         self.change(|conn, table| {
             table.insist_on_description(conn, description)?;

@@ -58,10 +58,6 @@ impl TagStore for SqliteStore {
         self.change(|db, table| table.set(db, tag, "step", &step))
     }
 
-    fn has_description(&mut self) -> Result<bool, StoreError> {
-        self.call(|Session { db, .. }, table| Ok(table.has_description(db)?))
-    }
-
     fn set_description(&mut self, tag: &str, description: &str) -> Result<(), StoreError> {
         self.change(|db, table| {
             table.insist_on_description(db, description)?;
