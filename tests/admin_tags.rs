@@ -496,6 +496,17 @@ fn a_change_that_waits_for_a_locked_row_does_not_hold_up_the_end() {
     database.resume();
 }
 
+#[test]
+fn a_clean_end_leaves_the_embedded_store_in_one_file() {
+    let store = Store::embedded();
+    let mut server = store.start();
+    assert_eq!(Operator::of(&server).ask("GET", "/api/tags/test_business", "").status, 200);
+    server.signal(libc::SIGTERM);
+    server.wait();
+    // Who copies the file has everything: no session was left open with what it had written beside it.
+    assert!(!store.dir.path().join("ids.db-wal").exists());
+}
+
 // ---- the document ----
 
 #[test]

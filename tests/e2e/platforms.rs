@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use idalloc::config::KEYS;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::balancer::quiet_port;
 use super::support::mariadb::MariaDb;
@@ -161,10 +161,17 @@ fn the_manifests_are_well_formed_and_fit_together() {
 #[test]
 fn the_server_starts_with_the_configuration_of_the_manifests() {
     let manifests = yaml(&text_of(MANIFESTS));
-    let pod = &manifests.iter().find(|one| one["kind"] == "StatefulSet").expect("a StatefulSet")["spec"]["template"];
+    let set = manifests.iter().find(|one| one["kind"] == "StatefulSet").expect("a StatefulSet");
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let pod = &set["spec"]["template"];
     let container = &pod["spec"]["containers"][0];
     let file = manifests[0]["data"]["config.json"].as_str().expect("a configuration");
-    let watermark = serde_json::from_str::<Value>(file).expect("JSON")["WatermarkPath"].clone();
+    let config: Value = serde_json::from_str(file).expect("JSON");
+    let (name, service) = (text(&set["metadata"]["name"]), text(&set["spec"]["serviceName"]));
+    let nodes = 0..set["spec"]["replicas"].as_u64().expect("a number");
+    let names: Vec<_> = nodes.map(|node| format!("{name}-{node}.{service}")).collect();
+    assert_eq!(config["AdminNames"], json!(names), "each node by name");
+    let watermark = config["WatermarkPath"].clone();
     let mounts = container["volumeMounts"].as_array().expect("mounts");
     let volume =
         mounts.iter().find(|mount| mount["name"] == "watermark").expect("a volume for the watermarks");
