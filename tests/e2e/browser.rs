@@ -311,9 +311,11 @@ fn every_dialog_is_used_on_a_phone() {
     browser.await_that(&row("test_business"));
     browser.eval(&format!("{}.querySelector('.edit').click()", row("test_business")));
     fits("#tag-dialog");
-    let broken = "[...document.querySelectorAll('#tag-facts dt, #tag-facts dd')].filter((part) => {\
-                  part.style.overflowWrap = 'normal'; return part.scrollWidth > part.clientWidth; })\
-                  .map((part) => part.textContent)";
+    let broken = "[...document.querySelectorAll('#tag-facts dt, #tag-facts dd')].flatMap((part) =>\
+                  [...part.textContent.matchAll(/\\S+/g)].filter(({ 0: word, index }) => {\
+                  const range = document.createRange();\
+                  range.setStart(part.firstChild, index); range.setEnd(part.firstChild, index + word.length);\
+                  return range.getClientRects().length > 1; }).map(([word]) => word))";
     assert_eq!(browser.eval(broken), json!([]), "no word is broken");
     browser.click("#tag-delete");
     fits("#delete-dialog");
