@@ -326,8 +326,9 @@ fn every_dialog_is_used_on_a_phone() {
         site.rows().execute("UPDATE segments SET max_id = 1 WHERE app_tag = 'by-phone'", []).unwrap();
     }
     browser.await_that(&format!("{fenced}?.textContent.includes('Fenced')"));
-    // What is said may lie above the row for a while.
-    browser.eval(&format!("{fenced}.querySelector('.advance').click()"));
+    browser.await_that(&format!("{fenced} === document.querySelector('#rows tr')"));
+    // What is said lies above the row for a while, and is not in the way.
+    browser.click("#rows tr:first-child .advance");
     fits("#advance-dialog");
     browser.click("#advance-dialog [name=sure]");
     browser.click("#advance-dialog [type=submit]");
