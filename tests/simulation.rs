@@ -832,9 +832,8 @@ impl SegmentStore for Late {
         Ok(self.table.give_back(tag, end, first_unclaimed))
     }
 
-    fn raise(&mut self, tag: &str, to: i64) -> Result<(), StoreError> {
-        self.table.raise(tag, to);
-        Ok(())
+    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
+        Ok(self.table.raise(tag, to))
     }
 }
 

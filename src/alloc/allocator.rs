@@ -688,7 +688,7 @@ mod tests {
             Ok(true)
         }
 
-        fn raise(&mut self, _tag: &str, _to: i64) -> Result<(), StoreError> {
+        fn raise(&mut self, _tag: &str, _to: i64) -> Result<bool, StoreError> {
             unreachable!("nobody raises")
         }
     }
