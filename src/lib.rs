@@ -20,4 +20,6 @@ pub mod dsn;
 #[cfg(not(loom))]
 pub mod http;
 #[cfg(not(loom))]
+pub mod readiness;
+#[cfg(not(loom))]
 pub mod store;

@@ -145,12 +145,15 @@ fn end_sessions(database: &MariaDb) {
 fn a_node_that_cannot_serve_says_why_and_when_it_can_again() {
     let database = MariaDb::start();
     database.exec("UPDATE segments SET step = 10 WHERE app_tag = 'test_business'");
-    let server = Setup::on(&format!("{}?timeout=1s", database.dsn())).admin().key("AllocTimeout", 50).start();
+    // Whether or not it has an operator's port.
+    let server = Setup::on(&format!("{}?timeout=1s", database.dsn())).key("AllocTimeout", 50).start();
     server.await_status("/health", 200);
     database.kill();
     while server.get("/alloc?app_tag=test_business").status == 200 {}
+    server.await_log("callers of the tag wait for IDs in vain");
     let line = server.await_log("this node is not ready");
     assert!(line.contains("starving") && line.contains("app_tag 'test_business' has no IDs left"), "{line}");
     database.restart();
+    server.await_log("callers of the tag get IDs again");
     server.await_log("this node is ready again");
 }

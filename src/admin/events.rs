@@ -14,14 +14,12 @@ use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{info, warn};
 
 use super::Admin;
 use super::overview::TagCounts;
 use super::problem::Problem;
-use super::status::{NodeHealth, epoch_ms, tag_counts};
+use super::status::{epoch_ms, readiness, tag_counts};
 use super::tags::rounded;
-use crate::episode::Episode;
 use crate::sync::lock;
 
 /// How often a sample is taken, and how many are kept.
@@ -61,8 +59,9 @@ struct Sample {
     reservation_p99_ms: Option<f64>,
     reservations_per_s: f64,
     connections: usize,
-    #[serde(flatten)]
-    health: NodeHealth,
+    health: &'static str,
+    /// Why it is not ready, if it is not.
+    health_detail: Option<String>,
     tags: TagCounts,
 }
 
@@ -88,6 +87,7 @@ impl Counts {
 
 impl Sample {
     fn new(admin: &Admin, before: &Counts, now: &Counts) -> Self {
+        let readiness = readiness(admin);
         let seconds = (now.at - before.at).as_secs_f64().max(0.001);
         let per_s = |before: u64, now: u64| rounded(now.saturating_sub(before) as f64 / seconds);
         let latencies = admin.monitor.recent_latencies(now.at);
@@ -100,7 +100,8 @@ impl Sample {
             reservation_p99_ms: percentile_ms(&latencies, 99),
             reservations_per_s: per_s(before.reservations, now.reservations),
             connections: admin.service.counters.connections.open(),
-            health: NodeHealth::of(admin),
+            health: readiness.name,
+            health_detail: readiness.detail(),
             tags: tag_counts(admin),
         }
     }
@@ -112,32 +113,16 @@ fn percentile_ms(sorted: &[Duration], percent: usize) -> Option<f64> {
     sorted.get(index).map(|latency| rounded(latency.as_secs_f64() * 1000.0))
 }
 
-/// Tells the log when the node becomes unable to serve, and why, and when it can again.
-fn log_health(unready: &mut Episode, health: &NodeHealth) {
-    match &health.detail {
-        Some(cause) if unready.holds(Instant::now()) => {
-            warn!(health = health.name, %cause, "this node is not ready")
-        }
-        None if unready.is_over() => info!("this node is ready again"),
-        _ => {}
-    }
-}
-
 /// Takes samples for as long as it is polled.
 pub async fn sample(admin: Arc<Admin>) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     let mut before = Counts::now(&admin);
-    let mut unready = Episode::default();
     loop {
         ticks.tick().await;
         let now = Counts::now(&admin);
         let sample = Sample::new(&admin, &before, &now);
-        // Of its end the log is told by who ends it.
-        if !admin.service.is_draining() {
-            log_health(&mut unready, &sample.health);
-        }
         // Numbers and texts: this cannot fail.
         let sample = serde_json::to_string(&sample).unwrap_or_default();
         admin.events.publish(sample.into());

@@ -13,7 +13,7 @@ use prometheus::{Encoder as _, TextEncoder};
 
 use super::Admin;
 use super::overview::{OTHERS, Series};
-use super::status::{COMMIT, NodeHealth, VERSION, engine};
+use super::status::{COMMIT, VERSION, engine, readiness};
 use crate::alloc::monitor::FAILURE_KINDS;
 use crate::config::HttpEngine;
 use crate::counters::{BOUNDS_US, HistogramReading};
@@ -160,7 +160,7 @@ fn server_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
         gauge(
             "idalloc_ready",
             "Whether this node can serve: 1, or 0.",
-            vec![gauged(&[], f64::from(u8::from(NodeHealth::of(admin).is_ready())))],
+            vec![gauged(&[], f64::from(u8::from(readiness(admin).is_ready())))],
         ),
         gauge(
             "idalloc_build_info",

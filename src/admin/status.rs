@@ -6,14 +6,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Admin;
 use super::overview::TagCounts;
-use crate::alloc::Health;
 use crate::config::HttpEngine;
 use crate::dsn::Dsn;
+use crate::readiness::Readiness;
 use crate::sync::lock;
 
 /// The commit that this program was built from, where the build says so.
@@ -30,26 +29,30 @@ pub async fn livez() -> Json<Value> {
 
 /// `GET /readyz`: whether it can serve, and if not, why not.
 pub async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
-    let health = NodeHealth::of(&admin);
+    let health = readiness(&admin);
     let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let reasons = &health.reasons;
-    (status, Json(json!({"ready": health.is_ready(), "not_ready": reasons})))
+    (status, Json(json!({"ready": health.is_ready(), "not_ready": health.reasons})))
 }
 
 /// `GET /api/status`
 pub async fn status(State(admin): State<Arc<Admin>>) -> Json<Value> {
-    let health = NodeHealth::of(&admin);
+    let health = readiness(&admin);
     Json(json!({
         "version": VERSION,
         "commit": COMMIT,
         "uptime_s": admin.started.elapsed().as_secs(),
         "health": health.name,
-        "health_detail": health.detail,
+        "health_detail": health.detail(),
         "engine": engine(&admin),
         "store": store(&admin),
         "tags": tag_counts(&admin),
         "config": admin.config.shown(),
     }))
+}
+
+/// Whether the node can serve.
+pub fn readiness(admin: &Admin) -> Readiness {
+    Readiness::of(&admin.monitor, &admin.service)
 }
 
 pub fn engine(admin: &Admin) -> &'static str {
@@ -84,42 +87,4 @@ pub fn tag_counts(admin: &Admin) -> TagCounts {
 /// Milliseconds since 1970.
 pub fn epoch_ms(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-/// The node's health in words.
-#[derive(Debug, Clone, Serialize)]
-pub struct NodeHealth {
-    #[serde(rename = "health")]
-    pub name: &'static str,
-    /// What keeps it from being ready, in one text.
-    #[serde(rename = "health_detail")]
-    pub detail: Option<String>,
-    /// The same, one by one.
-    #[serde(skip)]
-    reasons: Vec<String>,
-}
-
-impl NodeHealth {
-    pub fn of(admin: &Admin) -> Self {
-        if admin.service.is_draining() {
-            return Self::not_ready("stopping", vec!["this server is stopping".to_owned()]);
-        }
-        match admin.monitor.health() {
-            Health::Serving => Self { name: "serving", detail: None, reasons: Vec::new() },
-            Health::Starting => Self::not_ready("starting", vec!["tags not loaded".to_owned()]),
-            Health::Starving(complaints) => Self::not_ready("starving", complaints),
-            Health::StoreAway => {
-                let reason = "the store does not answer, and no IDs are in memory";
-                Self::not_ready("store_away", vec![reason.to_owned()])
-            }
-        }
-    }
-
-    fn not_ready(name: &'static str, reasons: Vec<String>) -> Self {
-        Self { name, detail: Some(reasons.join("; ")), reasons }
-    }
-
-    pub fn is_ready(&self) -> bool {
-        self.detail.is_none()
-    }
 }

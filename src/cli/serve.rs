@@ -10,6 +10,7 @@ use idalloc::alloc::watermark::Watermarks;
 use idalloc::alloc::{Allocator, AllocatorConfig, StoreFactory};
 use idalloc::config::Config;
 use idalloc::http::Server;
+use idalloc::readiness;
 use idalloc::store::{self, StoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
@@ -51,6 +52,7 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     let listen_error =
         |cause| RunError::Listen { address: format!("{}:{}", config.http_host, config.http_port), cause };
     let server = Server::start(&config, &allocator, memory::trim).map_err(listen_error)?;
+    runtime.spawn(readiness::log_changes(allocator.monitor(), server.service()));
     // Who started this server need not be listening.
     let _ = writeln!(io::stdout(), "server started at: {}", shown(server.address()));
     if let Some(port) = admin_port {

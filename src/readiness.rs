@@ -1,0 +1,78 @@
+//! Whether this node can serve, in words: for probes, for the dashboard, and for the log.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::alloc::Health;
+use crate::alloc::monitor::Monitor;
+use crate::episode::Episode;
+use crate::http::handler::Service;
+
+/// How often [`log_changes`] looks.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Whether this node can serve, and if not, why not.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    /// In a word.
+    pub name: &'static str,
+    /// Empty if it can.
+    pub reasons: Vec<String>,
+}
+
+impl Readiness {
+    /// As it is now.
+    pub fn of(monitor: &Monitor, service: &Service) -> Self {
+        if service.is_draining() {
+            return Self::no("stopping", "this server is stopping");
+        }
+        match monitor.health() {
+            Health::Serving => Self { name: "serving", reasons: Vec::new() },
+            Health::Starting => Self::no("starting", "tags not loaded"),
+            Health::Starving(reasons) => Self { name: "starving", reasons },
+            Health::StoreAway => {
+                Self::no("store_away", "the store does not answer, and no IDs are in memory")
+            }
+        }
+    }
+
+    fn no(name: &'static str, reason: &str) -> Self {
+        Self { name, reasons: vec![reason.to_owned()] }
+    }
+
+    /// Whether it can serve.
+    pub fn is_ready(&self) -> bool {
+        self.reasons.is_empty()
+    }
+
+    /// Why it cannot, in one text.
+    pub fn detail(&self) -> Option<String> {
+        (!self.is_ready()).then(|| self.reasons.join("; "))
+    }
+}
+
+/// Tells the log when the node becomes unable to serve, and why, and when it can again. Ends when the server does: of that
+/// the log is told by who ends it.
+pub async fn log_changes(monitor: Monitor, service: Arc<Service>) {
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    let mut unready = Episode::default();
+    loop {
+        ticks.tick().await;
+        if service.is_draining() {
+            return;
+        }
+        let readiness = Readiness::of(&monitor, &service);
+        match readiness.detail() {
+            Some(cause) if unready.holds(Instant::now()) => {
+                warn!(health = readiness.name, %cause, "this node is not ready")
+            }
+            None if unready.is_over() => info!("this node is ready again"),
+            _ => {}
+        }
+    }
+}
