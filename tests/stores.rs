@@ -938,6 +938,9 @@ mod mysql_faults {
         server.exec(&format!("INSERT INTO segments (app_tag, max_id, step) VALUES ('{tag}', 0, 1)"));
     }
 
+    /// How long a lock is waited for.
+    const LOCK_WAIT: Duration = Duration::from_secs(1);
+
     /// A DSN with several hosts and short timeouts.
     fn hosts(ports: &[u16]) -> String {
         let hosts: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
@@ -1086,6 +1089,36 @@ mod mysql_faults {
         });
         locker.query_drop("COMMIT").expect("commit");
         assert_eq!(store.reserve("locked", 10), Ok(10));
+    }
+
+    #[test]
+    fn a_session_that_fails_fast_waits_for_no_lock_after_a_loss_either() {
+        let server = MariaDb::shared();
+        insert(server, "fast");
+        server.exec("CREATE TABLE fast_altered LIKE segments");
+        let _row = server.lock_row("fast");
+        let mut table_locker = server.conn();
+        table_locker.query_drop("LOCK TABLES fast_altered WRITE").expect("lock");
+        for (table_name, tag) in [("segments", "fast"), ("fast_altered", "t")] {
+            let mut store = open(&dsn(&server.dsn()), &table(table_name, "app_tag"));
+            let contended = |store: &mut dyn TagStore| {
+                let start = Instant::now();
+                let result = store.reserve(tag, 10);
+                assert!(matches!(result, Err(StoreError::Contended(_))), "{result:?}");
+                start.elapsed()
+            };
+            let waited = contended(&mut *store);
+            assert!(waited >= LOCK_WAIT, "{waited:?}");
+            store.fail_fast_on_locks();
+            // A wait is never shorter than its limit; on a busy machine the rest may take as long now and then.
+            let fastest = (0..5).map(|_| {
+                store.forget_session();
+                assert_eq!(store.host(), None);
+                contended(&mut *store)
+            });
+            let fastest = fastest.min().expect("a few");
+            assert!(fastest < LOCK_WAIT, "{fastest:?}");
+        }
     }
 
     #[test]

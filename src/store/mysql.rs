@@ -25,7 +25,10 @@ pub(super) use schema::schema;
 
 /// How long a statement waits for a locked row or table, in seconds: no longer than MySQL makes it wait at least. A
 /// server's defaults, 50 s and a day, would hold up the thread that serves the other tags.
-const LOCK_WAIT_SECONDS: u32 = 1;
+const LOCK_WAIT_SECONDS: &str = "1";
+
+/// The shortest wait that a server takes, in seconds, in SQL: none at all on MariaDB. MySQL's and TiDB's is 1.
+const LOCK_WAIT_SECONDS_MIN: &str = "IF(VERSION() LIKE '%MariaDB%', 0, 1)";
 
 /// How long a connection may be silent before TCP probes it, in milliseconds; below the idle limits of NAT boxes.
 const KEEPALIVE_MS: u32 = 30_000;
@@ -46,6 +49,7 @@ pub struct MySqlStore {
     next_host: usize,
     first_host_tried: Instant,
     return_after: Duration,
+    fails_fast_on_locks: bool,
 }
 
 impl MySqlStore {
@@ -59,6 +63,7 @@ impl MySqlStore {
             next_host: 0,
             first_host_tried: Instant::now(),
             return_after: Duration::from_secs(30),
+            fails_fast_on_locks: false,
         }
     }
 
@@ -114,8 +119,14 @@ impl MySqlStore {
             self.first_host_tried = Instant::now();
         }
         let place = self.hosts[host].name.clone();
-        let conn = self.hosts[host].connect().map_err(|e| e.judge(&place, &self.table))?;
+        let conn =
+            self.hosts[host].connect(self.lock_wait_seconds()).map_err(|e| e.judge(&place, &self.table))?;
         Ok(Session { conn, host, place, has_update_time: None })
+    }
+
+    /// In SQL.
+    fn lock_wait_seconds(&self) -> &'static str {
+        if self.fails_fast_on_locks { LOCK_WAIT_SECONDS_MIN } else { LOCK_WAIT_SECONDS }
     }
 
     /// Leaves a stand-in for the DSN's first host if that one is back.
@@ -134,6 +145,16 @@ impl MySqlStore {
 impl SegmentStore for MySqlStore {
     fn host(&self) -> Option<&str> {
         self.session.as_ref().map(|session| session.place.as_str())
+    }
+
+    fn forget_session(&mut self) {
+        self.session = None;
+    }
+
+    fn fail_fast_on_locks(&mut self) {
+        self.fails_fast_on_locks = true;
+        // The wait is set when a session is opened.
+        self.forget_session();
     }
 
     fn check(&mut self) -> Result<StoreReport, StoreError> {
@@ -289,7 +310,7 @@ impl Host {
     }
 
     /// A connection on which a statement means what it says, to a host that takes writes.
-    fn connect(&self) -> Result<Conn, Failure> {
+    fn connect(&self, lock_wait_seconds: &str) -> Result<Conn, Failure> {
         if let Some(path) = &self.tls_ca {
             File::open(path)
                 .map_err(|e| StoreError::Unavailable(format!("tls-ca {}: {e}", path.display())))?;
@@ -304,7 +325,7 @@ impl Host {
         };
         conn.query_drop(format!(
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
-             innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}, lock_wait_timeout = {LOCK_WAIT_SECONDS}, \
+             innodb_lock_wait_timeout = {lock_wait_seconds}, lock_wait_timeout = {lock_wait_seconds}, \
              autocommit = 1"
         ))?;
         self.insist_on_writes(&mut conn)?;
