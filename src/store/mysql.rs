@@ -3,12 +3,17 @@
 //! A reservation is one prepared `UPDATE` in autocommit mode, one round trip: the new `max_id` comes back in the
 //! acknowledgement itself (`LAST_INSERT_ID(expr)`), so the value is exactly that of the commit that was acknowledged.
 //! A statement is sent once and never repeated: what became of it is unknown when its answer is lost.
+//!
+//! An acknowledgement does not say what it acknowledges. So that one for an earlier statement, which somebody between
+//! here and there delivered twice, is not taken for that of the newest, a session is left when there are bytes to read
+//! before anything was asked, and reservations carry an alternating bit, which comes back.
 
 mod schema;
 mod tags;
 
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -29,6 +34,9 @@ const LOCK_WAIT_SECONDS: &str = "1";
 
 /// The shortest wait that a server takes, in seconds, in SQL: none at all on MariaDB. MySQL's and TiDB's is 1.
 const LOCK_WAIT_SECONDS_MIN: &str = "IF(VERSION() LIKE '%MariaDB%', 0, 1)";
+
+/// The bit of `LAST_INSERT_ID` that no `max_id` needs. Of two reservations in a row on one session, one has it set.
+const ALTERNATING_BIT: u64 = 1 << 63;
 
 /// How long a connection may be silent before TCP probes it, in milliseconds; below the idle limits of NAT boxes.
 const KEEPALIVE_MS: u32 = 30_000;
@@ -79,7 +87,7 @@ impl MySqlStore {
         &mut self,
         ask: impl FnOnce(&mut Session, &Table) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
-        let mut session = match self.session.take() {
+        let mut session = match self.session.take().filter(Session::is_quiet) {
             Some(session) => session,
             None => self.connect()?,
         };
@@ -100,6 +108,7 @@ impl MySqlStore {
             let host = (self.next_host + turn) % self.hosts.len();
             match self.open(host) {
                 Ok(session) => {
+                    self.next_host = host;
                     tracing::info!(host = %self.hosts[host].name, "connected to the store");
                     return Ok(session);
                 }
@@ -121,7 +130,7 @@ impl MySqlStore {
         let place = self.hosts[host].name.clone();
         let conn =
             self.hosts[host].connect(self.lock_wait_seconds()).map_err(|e| e.judge(&place, &self.table))?;
-        Ok(Session { conn, host, place, has_update_time: None })
+        Ok(Session { conn, host, place, has_update_time: None, alternating_bit: 0 })
     }
 
     /// In SQL.
@@ -184,10 +193,11 @@ impl SegmentStore for MySqlStore {
             return Err(StoreError::Unexpected(format!("asked to reserve {amount} IDs")));
         }
         let max_id_limit = i64::MAX - amount;
-        self.call(|Session { conn, .. }, table| {
-            conn.exec_drop(&table.reserve, (amount, tag, max_id_limit))?;
+        self.call(|Session { conn, alternating_bit, .. }, table| {
+            *alternating_bit ^= ALTERNATING_BIT;
+            conn.exec_drop(&table.reserve, (amount, *alternating_bit, tag, max_id_limit))?;
             match acknowledged_rows(conn)? {
-                1 => Ok(conn.last_insert_id().cast_signed()),
+                1 => Ok(acknowledged_max_id(conn, amount, *alternating_bit)?),
                 0 => Err(table.why_not_raised(conn, tag, max_id_limit)?.into()),
                 rows => Err(StoreError::Unexpected(format!("{rows} rows have this tag")).into()),
             }
@@ -215,6 +225,16 @@ fn acknowledged_rows(conn: &Conn) -> Result<u64, StoreError> {
         0 => Ok(conn.affected_rows()),
         warnings => Err(StoreError::Unexpected(format!("the update raised {warnings} warnings"))),
     }
+}
+
+/// The new `max_id` that came back with a reservation of `amount` IDs that carried `alternating_bit`.
+fn acknowledged_max_id(conn: &Conn, amount: i64, alternating_bit: u64) -> Result<i64, StoreError> {
+    let max_id = (conn.last_insert_id() ^ alternating_bit).cast_signed();
+    // Negative if the bit is not ours; 0 is what a statement without `LAST_INSERT_ID` is answered with.
+    if max_id < amount {
+        return Err(StoreError::Unexpected("the answer is that to an earlier statement".into()));
+    }
+    Ok(max_id)
 }
 
 /// A row as served; none for a tag or a number that is NULL or of the wrong type, which nobody can ask for.
@@ -245,9 +265,24 @@ struct Session {
     /// Its name.
     place: String,
     has_update_time: Option<bool>,
+    /// That of the newest reservation: [`ALTERNATING_BIT`] or 0.
+    alternating_bit: u64,
 }
 
 impl Session {
+    /// Whether there is nothing to read, as there must not be before anything was asked: it would be taken for the
+    /// answer. False also at the end of the stream: the server, or who stands before it, has closed an idle session,
+    /// and a statement that is not sent is none whose outcome is unknown.
+    ///
+    /// (Under TLS, what a server sends beside answers was read with the answers to the first statements.)
+    fn is_quiet(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let socket = socket_of(&self.conn);
+        let peeked =
+            socket2::SockRef::from(&socket).recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// The clause that puts the most recently used tag first, if the table records that.
     fn order(&mut self, table: &Table) -> Result<&'static str, Failure> {
         let has_update_time = match self.has_update_time {
@@ -363,12 +398,16 @@ impl Host {
     }
 
     fn set_timeouts(&self, conn: &Conn) -> io::Result<()> {
-        // SAFETY: the descriptor is the connection's, which is borrowed for longer than this.
-        let socket = unsafe { BorrowedFd::borrow_raw(conn.as_raw_fd()) };
+        let socket = socket_of(conn);
         let socket = socket2::SockRef::from(&socket);
         socket.set_read_timeout(Some(self.read_timeout))?;
         socket.set_write_timeout(Some(self.write_timeout))
     }
+}
+
+fn socket_of(conn: &Conn) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open for as long as the connection, which stays borrowed for as long as the result.
+    unsafe { BorrowedFd::borrow_raw(conn.as_raw_fd()) }
 }
 
 fn is_unreached(result: &Result<Conn, mysql::Error>) -> bool {
@@ -413,7 +452,9 @@ impl Table {
             // An unsigned column would take a sum over 2^63: hence the guard. LAST_INSERT_ID is unsigned, so that a
             // negative sum would be an error: a negative max_id counts as 0, which costs nothing but non-IDs.
             reserve: format!(
-                "UPDATE {name} SET max_id = LAST_INSERT_ID(GREATEST(max_id, 0) + ?) WHERE {tag} = ? AND max_id <= ?"
+                "UPDATE {name} SET max_id = LAST_INSERT_ID((GREATEST(max_id, 0) + ?) | ?) & {} \
+                 WHERE {tag} = ? AND max_id <= ?",
+                !ALTERNATING_BIT
             ),
             give_back: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id = ?"),
             is_exactly: format!(

@@ -1,7 +1,8 @@
-//! A TCP proxy of 127.0.0.1 before a database: it cuts, delays, and loses what the database acknowledges.
+//! A TCP proxy of 127.0.0.1 before a database: it cuts, delays, and loses or repeats what the database acknowledges.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -31,6 +32,7 @@ struct Line {
     delay_ms: AtomicU64,
     loss: Mutex<Option<Loss>>,
     lost: AtomicU64,
+    doubles: AtomicBool,
     closed: AtomicBool,
     open: Mutex<Vec<Arc<Connection>>>,
 }
@@ -40,6 +42,7 @@ struct Connection {
     database: TcpStream,
     /// Whether the newest statement holds the marker.
     marked: AtomicBool,
+    newest_reply: Mutex<Vec<u8>>,
     ended: AtomicBool,
 }
 
@@ -54,6 +57,7 @@ impl Proxy {
             delay_ms: AtomicU64::new(0),
             loss: Mutex::new(None),
             lost: AtomicU64::new(0),
+            doubles: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             open: Mutex::new(Vec::new()),
         });
@@ -84,6 +88,21 @@ impl Proxy {
     /// From now on marked statements arrive and their replies do not; or, if `None`, everything arrives.
     pub fn lose(&self, loss: Option<Loss>) {
         *lock(&self.line.loss) = loss;
+    }
+
+    /// Whether replies to marked statements arrive twice, both at once.
+    pub fn double(&self, doubles: bool) {
+        self.line.doubles.store(doubles, Relaxed);
+    }
+
+    /// Sends the newest reply of the newest connection once more, and returns when it has arrived.
+    pub fn repeat(&self) {
+        let open = lock(&self.line.open);
+        let connection = open.last().expect("a connection");
+        (&connection.client).write_all(&lock(&connection.newest_reply)).expect("send it once more");
+        while unacknowledged(&connection.client) > 0 {
+            thread::yield_now();
+        }
     }
 
     /// How many replies were lost.
@@ -119,7 +138,8 @@ impl Line {
         let nodelay = client.set_nodelay(true).and_then(|()| database.set_nodelay(true));
         nodelay.expect("set nodelay");
         let (marked, ended) = (AtomicBool::new(false), AtomicBool::new(false));
-        let connection = Arc::new(Connection { client, database, marked, ended });
+        let newest_reply = Mutex::default();
+        let connection = Arc::new(Connection { client, database, marked, newest_reply, ended });
         let mut open = lock(&self.open);
         open.retain(|connection| !connection.ended.load(Relaxed));
         open.push(connection.clone());
@@ -163,7 +183,12 @@ impl Connection {
                     break;
                 }
             }
-            if !silent && (&self.client).write_all(&buffer[..bytes]).is_err() {
+            let mut reply = buffer[..bytes].to_vec();
+            lock(&self.newest_reply).clone_from(&reply);
+            if self.marked.load(Relaxed) && line.doubles.load(Relaxed) {
+                reply.extend_from_within(..);
+            }
+            if !silent && (&self.client).write_all(&reply).is_err() {
                 break;
             }
         }
@@ -175,6 +200,15 @@ impl Connection {
         let _ = self.client.shutdown(Shutdown::Both);
         let _ = self.database.shutdown(Shutdown::Both);
     }
+}
+
+/// How many bytes the other end's system has not taken yet.
+fn unacknowledged(stream: &TcpStream) -> i32 {
+    let mut bytes = 0;
+    // SAFETY: the descriptor is the stream's; the system writes one int, and `bytes` is one.
+    let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    bytes
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {
