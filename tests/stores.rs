@@ -919,9 +919,10 @@ mod mysql_access {
         ]);
         let mut store = connect(&server.dsn());
         let warnings = store.check().expect("check").warnings;
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
         assert!(warnings[0].contains("innodb_flush_log_at_trx_commit is 2"), "{warnings:?}");
         assert!(warnings[1].contains("sync_binlog is 0"), "{warnings:?}");
+        assert!(warnings[2].contains("binlog_format is STATEMENT"), "{warnings:?}");
         // A statement-based binlog must not make a reservation an "unsafe statement", which is a warning.
         assert_eq!(store.reserve("test_business", 10), Ok(10));
         // A lax server clamps the value to the column and hands the same range out again and again.
@@ -1245,6 +1246,37 @@ mod mysql_faults {
         assert!(matches!(store.reserve("test_business", 10), Err(StoreError::ReadOnly(_))));
         assert_eq!(store.reserve("test_business", 10), Ok(10));
         assert_eq!((replica.max_id("test_business"), primary.max_id("test_business")), (10, 20));
+    }
+
+    #[test]
+    fn a_primary_that_is_made_read_only_grants_nothing_to_a_user_who_may_ignore_that() {
+        let old_primary = MariaDb::start();
+        let new_primary = MariaDb::start();
+        let mut store = connect(&hosts(&[old_primary.port(), new_primary.port()]));
+        let mut returning = connect(&hosts(&[old_primary.port()]));
+        let mut raising = connect(&hosts(&[old_primary.port()]));
+        assert_eq!(store.reserve("test_business", 10), Ok(10));
+        assert_eq!(returning.reserve("test_business", 10), Ok(20));
+        assert_eq!(raising.raise("test_business", 1), Ok(()));
+        old_primary.exec("SET GLOBAL read_only = 1");
+        for result in [store.reserve("test_business", 10).map(drop), raising.raise("test_business", 90)] {
+            assert!(
+                matches!(&result, Err(StoreError::ReadOnly(text)) if text.contains(&old_primary.port().to_string())),
+                "{result:?}"
+            );
+        }
+        assert_eq!(returning.give_back("test_business", 20, 11), Ok(false));
+        assert_eq!(old_primary.max_id("test_business"), 20);
+        // A row that only the old primary lacks is not unknown.
+        assert!(matches!(
+            connect(&hosts(&[old_primary.port()])).reserve("?", 1),
+            Err(StoreError::ReadOnly(_))
+        ));
+        assert_eq!(store.reserve("test_business", 10), Ok(10), "from the new primary");
+        old_primary.exec("SET GLOBAL read_only = 0");
+        assert_eq!(returning.give_back("test_business", 20, 11), Ok(true));
+        assert_eq!(raising.raise("test_business", 90), Ok(()));
+        assert_eq!(old_primary.max_id("test_business"), 90);
     }
 
     #[test]

@@ -128,9 +128,10 @@ impl MySqlStore {
             self.first_host_tried = Instant::now();
         }
         let place = self.hosts[host].name.clone();
-        let conn =
-            self.hosts[host].connect(self.lock_wait_seconds()).map_err(|e| e.judge(&place, &self.table))?;
-        Ok(Session { conn, host, place, has_update_time: None, alternating_bit: 0 })
+        let connected = self.hosts[host].connect(self.lock_wait_seconds());
+        let (conn, settings) = connected.map_err(|e| e.judge(&place, &self.table))?;
+        let statements = self.table.statements(!settings.logs_statements);
+        Ok(Session { conn, statements, host, place, has_update_time: None, alternating_bit: 0 })
     }
 
     /// In SQL.
@@ -167,10 +168,10 @@ impl SegmentStore for MySqlStore {
     }
 
     fn check(&mut self) -> Result<StoreReport, StoreError> {
-        self.call(|Session { conn, place, .. }, table| {
+        self.call(|Session { conn, statements, place, .. }, table| {
             table.insist_on_columns(conn)?;
             // Preparing it asks for every privilege that a reservation needs.
-            conn.prep(&table.reserve)?;
+            conn.prep(&statements.reserve)?;
             table.report(conn, place)
         })
     }
@@ -193,28 +194,34 @@ impl SegmentStore for MySqlStore {
             return Err(StoreError::Unexpected(format!("asked to reserve {amount} IDs")));
         }
         let max_id_limit = i64::MAX - amount;
-        self.call(|Session { conn, alternating_bit, .. }, table| {
+        self.call(|Session { conn, statements, place, alternating_bit, .. }, table| {
             *alternating_bit ^= ALTERNATING_BIT;
-            conn.exec_drop(&table.reserve, (amount, *alternating_bit, tag, max_id_limit))?;
+            conn.exec_drop(&statements.reserve, (amount, *alternating_bit, tag, max_id_limit))?;
             match acknowledged_rows(conn)? {
                 1 => Ok(acknowledged_max_id(conn, amount, *alternating_bit)?),
-                0 => Err(table.why_not_raised(conn, tag, max_id_limit)?.into()),
+                0 => {
+                    insist_on_writes(conn, place)?;
+                    Err(table.why_not_raised(conn, tag, max_id_limit)?.into())
+                }
                 rows => Err(StoreError::Unexpected(format!("{rows} rows have this tag")).into()),
             }
         })
     }
 
     fn give_back(&mut self, tag: &str, end: i64, first_unclaimed: i64) -> Result<bool, StoreError> {
-        self.call(|Session { conn, .. }, table| {
-            conn.exec_drop(&table.give_back, (first_unclaimed, tag, end))?;
+        self.call(|Session { conn, statements, .. }, _| {
+            conn.exec_drop(&statements.give_back, (first_unclaimed, tag, end))?;
             Ok(acknowledged_rows(conn)? == 1)
         })
     }
 
     fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
-        self.call(|Session { conn, .. }, table| {
-            conn.exec_drop(&table.raise, (to, tag, to))?;
-            Ok(acknowledged_rows(conn)? == 1)
+        self.call(|Session { conn, statements, place, .. }, _| {
+            conn.exec_drop(&statements.raise, (to, tag, to))?;
+            match acknowledged_rows(conn)? {
+                0 => insist_on_writes(conn, place).map(|()| false),
+                _ => Ok(true),
+            }
         })
     }
 }
@@ -260,6 +267,7 @@ fn integer(value: &Value) -> Option<i64> {
 /// A live connection.
 struct Session {
     conn: Conn,
+    statements: Statements,
     /// Index of the host it leads to.
     host: usize,
     /// Its name.
@@ -345,7 +353,7 @@ impl Host {
     }
 
     /// A connection on which a statement means what it says, to a host that takes writes.
-    fn connect(&self, lock_wait_seconds: &str) -> Result<Conn, Failure> {
+    fn connect(&self, lock_wait_seconds: &str) -> Result<(Conn, Settings), Failure> {
         if let Some(path) = &self.tls_ca {
             File::open(path)
                 .map_err(|e| StoreError::Unavailable(format!("tls-ca {}: {e}", path.display())))?;
@@ -363,19 +371,10 @@ impl Host {
              innodb_lock_wait_timeout = {lock_wait_seconds}, lock_wait_timeout = {lock_wait_seconds}, \
              autocommit = 1"
         ))?;
-        self.insist_on_writes(&mut conn)?;
+        let settings = Settings::read(&mut conn)?;
+        settings.insist_on_writes(&self.name)?;
         self.set_timeouts(&conn).map_err(mysql::Error::from)?;
-        Ok(conn)
-    }
-
-    /// A replica takes writes from a user with SUPER, and then loses them.
-    fn insist_on_writes(&self, conn: &mut Conn) -> Result<(), Failure> {
-        let flags: Vec<(String,)> =
-            rows(conn, "SELECT CONCAT(@@GLOBAL.read_only, ' ', @@GLOBAL.innodb_read_only)", ())?;
-        if flags.iter().any(|(flags,)| flags.split(' ').any(|flag| flag != "0" && flag != "OFF")) {
-            return Err(StoreError::ReadOnly(format!("{}: read_only is on", self.name)).into());
-        }
-        Ok(())
+        Ok((conn, settings))
     }
 
     /// The driver gives up after the first address of a name (say `::1` of localhost), unless a local address is
@@ -432,14 +431,57 @@ fn ssl_opts(tls: Tls, ca: Option<&Path>) -> Option<SslOpts> {
     }
 }
 
-/// The table: its names, quoted for SQL, and the statements that a reservation takes.
+/// Settings of a server that decide whether, and how, it is written to.
+struct Settings {
+    read_only: bool,
+    /// The binary log has the statements themselves, as opposed to the rows that they change.
+    logs_statements: bool,
+}
+
+impl Settings {
+    fn read(conn: &mut Conn) -> Result<Settings, mysql::Error> {
+        // Not every server has all of them, and `SELECT` insists.
+        let sql = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
+                   ('read_only', 'innodb_read_only', 'log_bin', 'binlog_format')";
+        let found: Vec<(String, String)> = rows(conn, sql, ())?;
+        let is_on = |name: &str| found.iter().any(|(found, value)| found == name && is_on(value));
+        let logs_statements = found.iter().any(|(_, value)| value == "STATEMENT");
+        Ok(Settings {
+            read_only: is_on("read_only") || is_on("innodb_read_only"),
+            logs_statements: is_on("log_bin") && logs_statements,
+        })
+    }
+
+    /// A replica takes writes from a user with SUPER, and then loses them.
+    fn insist_on_writes(&self, place: &str) -> Result<(), Failure> {
+        if self.read_only {
+            return Err(StoreError::ReadOnly(format!("{place}: read_only is on")).into());
+        }
+        Ok(())
+    }
+}
+
+/// Besides `ON` there are, in newer servers, grades of `read_only`.
+fn is_on(value: &str) -> bool {
+    value != "OFF" && value != "0"
+}
+
+fn insist_on_writes(conn: &mut Conn, place: &str) -> Result<(), Failure> {
+    Settings::read(conn)?.insist_on_writes(place)
+}
+
+/// The statements that a reservation, and what may follow it, takes.
+struct Statements {
+    reserve: String,
+    give_back: String,
+    raise: String,
+}
+
+/// The table, and its names quoted for SQL.
 struct Table {
     spec: TableSpec,
     name: String,
     tag: String,
-    reserve: String,
-    give_back: String,
-    raise: String,
     /// The condition that selects the row of a tag, byte by byte, given twice; the first time for the sake of the index.
     is_exactly: String,
 }
@@ -449,20 +491,30 @@ impl Table {
         let (name, tag) = (spec.quoted(), spec.tag_column.quoted());
         Table {
             spec: spec.clone(),
-            // An unsigned column would take a sum over 2^63: hence the guard. LAST_INSERT_ID is unsigned, so that a
-            // negative sum would be an error: a negative max_id counts as 0, which costs nothing but non-IDs.
-            reserve: format!(
-                "UPDATE {name} SET max_id = LAST_INSERT_ID((GREATEST(max_id, 0) + ?) | ?) & {} \
-                 WHERE {tag} = ? AND max_id <= ?",
-                !ALTERNATING_BIT
-            ),
-            give_back: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id = ?"),
             is_exactly: format!(
                 "{tag} = ? AND CAST(CONVERT({tag} USING utf8mb4) AS BINARY) = CAST(? AS BINARY)"
             ),
-            raise: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id < ?"),
             name,
             tag,
+        }
+    }
+
+    /// A server that was made read-only takes writes all the same from a user with SUPER: an old primary after a
+    /// failover, whose `max_id` is of no account any more. `guarded`, the statements change nothing there. (Where the
+    /// binary log has statements, one that reads a global variable raises a warning: replicas might see another value.)
+    fn statements(&self, guarded: bool) -> Statements {
+        let Table { name, tag, .. } = self;
+        let guard = if guarded { "AND CONCAT(@@GLOBAL.read_only, '') IN ('0', 'OFF')" } else { "" };
+        Statements {
+            // An unsigned column would take a sum over 2^63: hence the limit. LAST_INSERT_ID is unsigned, so that a
+            // negative sum would be an error: a negative max_id counts as 0, which costs nothing but non-IDs.
+            reserve: format!(
+                "UPDATE {name} SET max_id = LAST_INSERT_ID((GREATEST(max_id, 0) + ?) | ?) & {} \
+                 WHERE {tag} = ? AND max_id <= ? {guard}",
+                !ALTERNATING_BIT
+            ),
+            give_back: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id = ? {guard}"),
+            raise: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id < ? {guard}"),
         }
     }
 
@@ -562,6 +614,13 @@ impl Table {
         report.facts.push(format!("{} has the columns {}, max_id and step", self.name, self.tag));
         self.judge_table(conn, &mut report)?;
         judge_durability(conn, &mut report)?;
+        if Settings::read(conn)?.logs_statements {
+            report.warnings.push(
+                "binlog_format is STATEMENT: a server that is made read-only goes on granting IDs to a user who may \
+                 ignore that; run: SET GLOBAL binlog_format = 'ROW'; and set it in the option file"
+                    .into(),
+            );
+        }
         for (version,) in rows::<(String,)>(conn, "SELECT VERSION()", ())? {
             report.store = format!("{} at {place}", product(&version));
         }

@@ -3,7 +3,9 @@
 use mysql::prelude::Queryable;
 use mysql::{Conn, MySqlError, OptsBuilder, Row, Value};
 
-use super::{Failure, Host, MySqlStore, Session, Table, acknowledged_rows, integer, rows, schema, text};
+use super::{
+    Failure, Host, MySqlStore, Session, Table, acknowledged_rows, insist_on_writes, integer, rows, schema, text,
+};
 use crate::store::{Created, InvalidField, StoreError, TagDetails, TagStore, no_description_column};
 
 impl MySqlStore {
@@ -47,7 +49,7 @@ impl TagStore for MySqlStore {
     fn refresh(&mut self) {
         self.return_to_first_host();
         self.session = self.session.take().and_then(|mut session| {
-            let judged = self.hosts[session.host].insist_on_writes(&mut session.conn);
+            let judged = insist_on_writes(&mut session.conn, &session.place);
             judged.is_ok().then_some(session)
         });
     }
