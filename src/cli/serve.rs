@@ -133,8 +133,8 @@ async fn start_unless_stopped(
 }
 
 fn start_allocator(config: &Config, watermarks: Watermarks) -> Result<Allocator, StoreError> {
-    let (dsn, table) = (config.dsn.clone(), config.table.clone());
-    let open: StoreFactory = Arc::new(move || store::open(&dsn, &table));
+    let open_any = store::factory(&config.dsn, &config.table);
+    let open: StoreFactory = Arc::new(move || open_any());
     let settings = AllocatorConfig {
         refill_threads: config.refill_threads,
         preload_tags: config.preload_tags,

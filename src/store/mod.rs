@@ -150,13 +150,26 @@ pub struct Created {
     pub table: bool,
 }
 
-/// A new session with `table` in the store that `dsn` names. Connects at the first call.
+/// Opens sessions with `table` in the store that `dsn` names, which connect at their first calls. Where the DSN names
+/// several hosts, all of them stay together on one.
+#[must_use]
+pub fn factory(dsn: &Dsn, table: &TableSpec) -> Box<dyn Fn() -> Box<dyn TagStore> + Send + Sync> {
+    match dsn {
+        Dsn::MySql(dsn) => {
+            let first = mysql::MySqlStore::new(dsn, table);
+            Box::new(move || Box::new(first.sibling()))
+        }
+        Dsn::Sqlite(path) => {
+            let (path, table) = (path.clone(), table.clone());
+            Box::new(move || Box::new(sqlite::SqliteStore::new(&path, &table)))
+        }
+    }
+}
+
+/// One session for itself, as of [`factory`].
 #[must_use]
 pub fn open(dsn: &Dsn, table: &TableSpec) -> Box<dyn TagStore> {
-    match dsn {
-        Dsn::MySql(dsn) => Box::new(mysql::MySqlStore::new(dsn, table)),
-        Dsn::Sqlite(path) => Box::new(sqlite::SqliteStore::new(path, table)),
-    }
+    factory(dsn, table)()
 }
 
 /// The SQL that [`TagStore::create_table`] runs where nothing is there.

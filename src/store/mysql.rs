@@ -8,17 +8,20 @@
 //! here and there delivered twice, is not taken for that of the newest, a session is left when there are bytes to read
 //! before anything was asked, and reservations carry an alternating bit, which comes back.
 
+mod choice;
 mod host;
 mod schema;
 mod tags;
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mysql::prelude::{FromRow, Queryable};
 use mysql::{Conn, DriverError, MySqlError, Params, Row, Value};
 
+use self::choice::HostChoice;
 use self::host::{Host, Settings, insist_on_writes, socket_of};
 use super::{NEEDS_DEFAULT, SegmentStore, StoreError, StoreReport, TagRow};
 use crate::config::TableSpec;
@@ -29,30 +32,59 @@ pub(super) use schema::schema;
 /// The bit of `LAST_INSERT_ID` that no `max_id` needs. Of two reservations in a row on one session, one has it set.
 const ALTERNATING_BIT: u64 = 1 << 63;
 
+/// A Galera node's error without its cluster.
+const NOT_READY: u16 = 1047;
+
+/// A session that loses its connection after so long a rest was cut for resting.
+const IDLE_MIN: Duration = Duration::from_secs(1);
+
+/// How often in a row a host may be not ready before a session leaves it.
+const NOT_READY_MAX: u32 = 3;
+
 /// One session with MySQL or MariaDB: at most one connection, to one of the hosts of the DSN.
 pub struct MySqlStore {
-    hosts: Vec<Host>,
+    hosts: Arc<[Host]>,
+    /// Shared with its [siblings](Self::sibling).
+    choice: Arc<HostChoice>,
     table: Table,
     session: Option<Session>,
-    /// Index of the host that the next connect begins with.
-    next_host: usize,
-    first_host_tried: Instant,
+    /// Index of the host that the newest session was dropped for.
+    left: Option<usize>,
     return_after: Duration,
     fails_fast_on_locks: bool,
+    /// Whether a host will do only if its table is as it must be. Where there is but one, its own errors say more.
+    vets_hosts: bool,
 }
 
 impl MySqlStore {
     /// Prepares a session with `table` on the hosts of `dsn`. Connects at the first call, and again after a loss.
     #[must_use]
     pub fn new(dsn: &MySqlDsn, table: &TableSpec) -> MySqlStore {
+        let hosts: Arc<[Host]> = dsn.endpoints.iter().map(|endpoint| Host::new(dsn, endpoint)).collect();
+        let choice = HostChoice::new(hosts.len(), Instant::now());
         MySqlStore {
-            hosts: dsn.endpoints.iter().map(|endpoint| Host::new(dsn, endpoint)).collect(),
+            vets_hosts: hosts.len() > 1,
+            hosts,
+            choice: Arc::new(choice),
             table: Table::new(table),
             session: None,
-            next_host: 0,
-            first_host_tried: Instant::now(),
+            left: None,
             return_after: Duration::from_secs(30),
             fails_fast_on_locks: false,
+        }
+    }
+
+    /// Another session with the same table. The two, and all further ones, stay together on one host: when one has to
+    /// leave it, or finds the DSN's first back, the others follow at their next calls.
+    #[must_use]
+    pub fn sibling(&self) -> MySqlStore {
+        MySqlStore {
+            hosts: self.hosts.clone(),
+            choice: self.choice.clone(),
+            table: Table::new(&self.table.spec),
+            session: None,
+            left: None,
+            ..*self
         }
     }
 
@@ -68,29 +100,62 @@ impl MySqlStore {
         &mut self,
         ask: impl FnOnce(&mut Session, &Table) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
-        let mut session = match self.session.take().filter(Session::is_quiet) {
-            Some(session) => session,
-            None => self.connect()?,
-        };
-        let host = session.host;
-        let result = ask(&mut session, &self.table).map_err(|e| e.judge(&session.place, &self.table));
-        match &result {
-            Err(StoreError::Unavailable(_) | StoreError::ReadOnly(_)) => self.next_host = host + 1,
-            Err(error) if !error.is_answer() => self.next_host = host,
-            _ => self.session = Some(session),
+        let kept = self.session.take().filter(|session| self.may_go_on(session));
+        let mut session = kept.map_or_else(|| self.connect(), Ok)?;
+        let was_idle = session.last_answer.elapsed() >= IDLE_MIN;
+        match ask(&mut session, &self.table) {
+            Ok(answer) => {
+                session.answered();
+                self.session = Some(session);
+                Ok(answer)
+            }
+            Err(failure) => Err(self.judge(failure, session, was_idle)),
         }
-        result
+    }
+
+    fn may_go_on(&self, session: &Session) -> bool {
+        session.host == self.choice.current() && session.is_quiet()
+    }
+
+    /// What a failure means to the caller, to the session, and to the host it was with.
+    fn judge(&mut self, failure: Failure, mut session: Session, was_idle: bool) -> StoreError {
+        let host = session.host;
+        let was_cut = was_idle && failure.is_disconnect();
+        let is_not_ready = failure.is_not_ready();
+        let error = failure.judge(&session.place, &self.table);
+        match error {
+            // A Galera node is not ready for moments, as when the cluster counts its members, or for long, when it has
+            // lost them. For a moment's sake all sessions would be elsewhere until the first host is tried again.
+            StoreError::Unavailable(text) if is_not_ready && session.not_ready < NOT_READY_MAX => {
+                session.not_ready += 1;
+                self.session = Some(session);
+                return StoreError::Contended(text);
+            }
+            // The host is the first to be tried again: it may well be up.
+            StoreError::Unavailable(_) if was_cut => {}
+            StoreError::Unavailable(_) | StoreError::ReadOnly(_) => {
+                self.choice.set_vetted(host, false);
+                self.left = Some(host);
+            }
+            StoreError::Schema(_) | StoreError::Denied(_) => {
+                self.choice.set_vetted(host, false);
+                // A stand-in that cannot stand in is no reason to stay; the first host is where the table belongs.
+                self.left = Some(host).filter(|host| *host != 0);
+            }
+            _ if error.is_answer() => self.session = Some(session),
+            _ => {}
+        }
+        error
     }
 
     /// Tries every host once. When none will do, the error is the one most likely to pass by itself.
     fn connect(&mut self) -> Result<Session, StoreError> {
         let mut failure = None;
-        for turn in 0..self.hosts.len() {
-            let host = (self.next_host + turn) % self.hosts.len();
+        for host in self.choice.order(self.left) {
             match self.open(host) {
                 Ok(session) => {
-                    self.next_host = host;
                     tracing::info!(host = %self.hosts[host].name, "connected to the store");
+                    self.left = None;
                     return Ok(session);
                 }
                 Err(error) => {
@@ -104,26 +169,44 @@ impl MySqlStore {
         Err(failure.unwrap_or_else(|| StoreError::Unavailable("the DSN names no host".into())))
     }
 
-    fn open(&mut self, host: usize) -> Result<Session, StoreError> {
-        if host == 0 {
-            self.first_host_tried = Instant::now();
-        }
+    /// A session with a host that will do.
+    fn open(&self, host: usize) -> Result<Session, StoreError> {
+        self.choice.trying(host, Instant::now());
         let place = self.hosts[host].name.clone();
         let connected = self.hosts[host].connect(self.fails_fast_on_locks);
-        let (conn, settings) = connected.map_err(|e| e.judge(&place, &self.table))?;
-        let statements = self.table.statements(!settings.logs_statements);
-        Ok(Session { conn, statements, host, place, has_update_time: None, alternating_bit: 0 })
+        // Who knows what comes back.
+        let connected = connected.inspect_err(|_| self.choice.set_vetted(host, false));
+        let (mut conn, settings) = connected.map_err(|e| e.judge(&place, &self.table))?;
+        let mut untold = Vec::new();
+        if self.vets_hosts && !self.choice.is_vetted(host) {
+            untold = self.table.vet(&mut conn, &place).map_err(|e| e.judge(&place, &self.table))?.warnings;
+            self.choice.set_vetted(host, true);
+        }
+        self.choice.reached(host);
+        Ok(Session {
+            conn,
+            statements: self.table.statements(!settings.logs_statements),
+            host,
+            place,
+            has_update_time: None,
+            alternating_bit: 0,
+            untold,
+            not_ready: 0,
+            last_answer: Instant::now(),
+        })
     }
 
-    /// Leaves a stand-in for the DSN's first host if that one is back.
+    /// Leaves a stand-in, for all siblings, if the DSN's first host is back.
     fn return_to_first_host(&mut self) {
-        let away = self.session.as_ref().is_some_and(|session| session.host != 0);
-        if !away || self.first_host_tried.elapsed() < self.return_after {
+        if !self.choice.is_return_due(self.return_after, Instant::now()) {
             return;
         }
-        if let Ok(session) = self.open(0) {
-            tracing::info!(host = %self.hosts[0].name, "returned to the first store host");
-            self.session = Some(session);
+        match self.open(0) {
+            Ok(session) => {
+                tracing::info!(host = session.place, "returned to the first store host");
+                self.session = Some(session);
+            }
+            Err(error) => tracing::debug!(%error, "the first store host is not back"),
         }
     }
 }
@@ -144,11 +227,13 @@ impl SegmentStore for MySqlStore {
     }
 
     fn check(&mut self) -> Result<StoreReport, StoreError> {
-        self.call(|Session { conn, statements, place, .. }, table| {
-            table.insist_on_columns(conn)?;
+        self.call(|Session { conn, statements, place, untold, .. }, table| {
+            let report = table.vet(conn, place)?;
             // Preparing it asks for every privilege that a reservation needs.
             conn.prep(&statements.reserve)?;
-            table.report(conn, place)
+            // The report tells it.
+            untold.clear();
+            Ok(report)
         })
     }
 
@@ -251,9 +336,22 @@ struct Session {
     has_update_time: Option<bool>,
     /// That of the newest reservation: [`ALTERNATING_BIT`] or 0.
     alternating_bit: u64,
+    /// What was found at the first visit to the host that risks IDs, and is not in the log yet.
+    untold: Vec<String>,
+    /// How often in a row the host was not ready.
+    not_ready: u32,
+    last_answer: Instant,
 }
 
 impl Session {
+    fn answered(&mut self) {
+        self.last_answer = Instant::now();
+        self.not_ready = 0;
+        for warning in self.untold.drain(..) {
+            tracing::warn!(host = self.place, "{warning}");
+        }
+    }
+
     /// Whether there is nothing to read, as there must not be before anything was asked: it would be taken for the
     /// answer. False also at the end of the stream: the server, or who stands before it, has closed an idle session,
     /// and a statement that is not sent is none whose outcome is unknown.
@@ -416,7 +514,9 @@ impl Table {
         None
     }
 
-    fn report(&self, conn: &mut Conn, place: &str) -> Result<StoreReport, Failure> {
+    /// Looks whether the table is as it must be, and what else is to be told.
+    fn vet(&self, conn: &mut Conn, place: &str) -> Result<StoreReport, Failure> {
+        self.insist_on_columns(conn)?;
         let mut report = StoreReport::default();
         report.facts.push(format!("{} has the columns {}, max_id and step", self.name, self.tag));
         self.judge_table(conn, &mut report)?;
@@ -509,6 +609,17 @@ enum Failure {
 }
 
 impl Failure {
+    /// The other end, or who stands between, has closed the connection. It did not merely take too long.
+    fn is_disconnect(&self) -> bool {
+        let Failure::Told(error) = self else { return false };
+        io_error(error).is_some_and(|error| !is_timeout(error))
+    }
+
+    /// A Galera node takes no statements: it is without its cluster.
+    fn is_not_ready(&self) -> bool {
+        matches!(self, Failure::Told(mysql::Error::MySqlError(error)) if error.code == NOT_READY)
+    }
+
     fn judge(self, host: &str, table: &Table) -> StoreError {
         match self {
             Failure::Told(error) => store_error(host, table, &error),
@@ -545,20 +656,26 @@ fn store_error(host: &str, table: &Table, error: &mysql::Error) -> StoreError {
         Error::DriverError(DriverError::CouldNotConnect(Some((_, reason, _)))) => reason.clone(),
         Error::DriverError(error) => error.to_string(),
         Error::TlsError(error) => error.to_string(),
-        Error::IoError(error) => lost(error),
-        Error::CodecError(error) => {
-            let io_error = std::error::Error::source(error).and_then(|source| source.downcast_ref());
-            io_error.map_or_else(|| error.to_string(), lost)
-        }
+        Error::IoError(_) | Error::CodecError(_) => match io_error(error) {
+            Some(error) if is_timeout(error) => "no answer in time".into(),
+            Some(error) => error.to_string(),
+            None => error.to_string(),
+        },
     };
     StoreError::Unavailable(format!("{host}: {text}"))
 }
 
-fn lost(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".into(),
-        _ => error.to_string(),
+/// What the system said, where that is why.
+fn io_error(error: &mysql::Error) -> Option<&io::Error> {
+    match error {
+        mysql::Error::IoError(error) => Some(error),
+        mysql::Error::CodecError(error) => std::error::Error::source(error)?.downcast_ref(),
+        _ => None,
     }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// What a server's error code means; see MySQL's and MariaDB's error references.
@@ -576,10 +693,10 @@ fn server_error(host: &str, table: &Table, error: &MySqlError) -> StoreError {
         // No such column: what mends it depends on the others.
         1054 => StoreError::Schema(format!("{text}; see `idalloc check`")),
         // Too many connections; out of resources; shutting down; packet errors; aborted; killed; timed out while idle.
-        // Not ready (1047, a Galera node without its cluster) and failed commit (1180): another host may do better.
+        // Not ready and failed commit (1180): another host may do better.
         1040
         | 1041
-        | 1047
+        | NOT_READY
         | 1053
         | 1077
         | 1079

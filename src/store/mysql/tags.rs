@@ -24,9 +24,9 @@ impl MySqlStore {
     fn without_database(&self) -> MySqlStore {
         MySqlStore {
             hosts: self.hosts.iter().map(Host::without_database).collect(),
-            table: Table::new(&self.table.spec),
-            session: None,
-            ..*self
+            // The table is yet to be made.
+            vets_hosts: false,
+            ..self.sibling()
         }
     }
 }
