@@ -102,6 +102,33 @@ fn a_store_that_goes_back_under_a_running_server_fences_the_tag_until_the_row_is
     server.await_status("/health", 200);
 }
 
+/// The configuration may name the table's database, or leave that to the DSN.
+#[test]
+fn a_table_that_is_spelled_otherwise_is_the_same_table() {
+    let site = Site::new();
+    let (server, granted) = site.serve_a_while();
+    drop(server);
+    site.set_max_id(0);
+    let server = site.setup().key("table", "id_alloc_db.segments").start();
+    await_fence(&server, granted);
+}
+
+#[test]
+fn a_watermark_file_that_knows_only_other_tables_is_pointed_out() {
+    let site = Site::new();
+    drop(site.serve_a_while());
+    site.database.exec("CREATE TABLE renamed LIKE segments");
+    let server = site.setup().key("table", "renamed").start();
+    let line = server.await_log("knows nothing of this table");
+    for name in ["id_alloc_db/`renamed`", "id_alloc_db/`segments`", "watermark.db"] {
+        assert!(line.contains(name), "{line}");
+    }
+    drop(server);
+    let server = site.setup().start();
+    server.await_status("/health", 200);
+    assert!(server.log_so_far().iter().all(|line| !line.contains("knows nothing")));
+}
+
 /// The reservation that finds it out ends above the watermark. The row must not look mended by it: nobody has asked yet
 /// what other servers were granted.
 #[test]

@@ -3,7 +3,7 @@
 //! A reservation that starts below it was granted before, so the store has lost a commit. In a file the watermarks
 //! outlive the process: what is granted is durable there *before* it is handed out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -93,6 +93,14 @@ impl Watermarks {
         let mut file = File { open, database: None, scope: scope.to_owned(), failing: Episode::default() };
         let marks = file.read()?;
         Ok(Self { marks: Mutex::new(marks), file: Mutex::new(Some(file)) })
+    }
+
+    /// The scopes that the file knows tags of.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn scopes(&self) -> Result<BTreeSet<String>, WatermarkError> {
+        lock(&self.file).as_mut().map_or_else(|| Ok(BTreeSet::new()), File::scopes)
     }
 
     /// Raises the tag's watermark to the end of what the store has just granted.
@@ -190,6 +198,15 @@ impl File {
             }
         }
         Ok(marks)
+    }
+
+    fn scopes(&mut self) -> Result<BTreeSet<String>, WatermarkError> {
+        let mut scopes = BTreeSet::new();
+        for entry in self.database()?.begin_read()?.open_table(ENDS)?.iter()? {
+            let (key, _) = entry?;
+            scopes.extend(key.value().split_once('\0').map(|(scope, _)| scope.to_owned()));
+        }
+        Ok(scopes)
     }
 
     /// Returns when the new ends are durable, all of them or none. After an error the file is opened anew the next time.

@@ -8,7 +8,10 @@ pub mod mysql;
 pub mod sqlite;
 pub mod tag;
 
-use crate::config::TableSpec;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::config::{Identifier, TableSpec};
 use crate::dsn::Dsn;
 
 pub use tag::{InvalidField, TagDetails};
@@ -181,6 +184,33 @@ pub fn schema(dsn: &Dsn, table: &TableSpec) -> String {
     }
 }
 
+/// The name of the table that `dsn` and `table` lead to: the same however it is spelled, for what is kept of it elsewhere.
+/// (Another address of the same server is no other spelling: rows may move to another machine.)
+#[must_use]
+pub fn canonical_name(dsn: &Dsn, table: &TableSpec) -> String {
+    match dsn {
+        Dsn::MySql(dsn) => {
+            let database = table.database.as_ref().map_or(dsn.database.as_str(), Identifier::as_str);
+            format!("{database}/{}", table.name.quoted())
+        }
+        // SQLite's names are the same in either case.
+        Dsn::Sqlite(path) => {
+            format!("{}/{}", canonical_path(path).display(), table.name.quoted().to_ascii_lowercase())
+        }
+    }
+}
+
+/// The file's one path, which it need not have yet.
+fn canonical_path(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    fs::canonicalize(&absolute).unwrap_or_else(|_| {
+        match (absolute.parent().map(fs::canonicalize), absolute.file_name()) {
+            (Some(Ok(directory)), Some(name)) => directory.join(name),
+            _ => absolute.clone(),
+        }
+    })
+}
+
 /// What to tell who adds a row to a table with a column that must be given, and is not one of ours.
 const NEEDS_DEFAULT: &str = "a column that idalloc does not write needs a default";
 
@@ -243,5 +273,51 @@ impl StoreError {
             | Self::Denied(_)
             | Self::Unexpected(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(dsn: &str, database: Option<&str>, table: &str) -> String {
+        let identifier = |text| Identifier::new(text).expect("an identifier");
+        let spec = TableSpec {
+            database: database.map(identifier),
+            name: identifier(table),
+            tag_column: identifier("app_tag"),
+        };
+        canonical_name(&dsn.parse().expect("a DSN"), &spec)
+    }
+
+    #[test]
+    fn a_table_has_one_name_whether_its_database_is_named_or_not() {
+        let plain = name("u:p@tcp(h)/ids", None, "t");
+        assert_eq!(plain, "ids/`t`");
+        assert_eq!(name("u:p@tcp(h)/ids", Some("ids"), "t"), plain);
+        assert_eq!(name("other@unix(/s)/elsewhere", Some("ids"), "t"), plain);
+        for other in [name("u@tcp(h)/ids", Some("ids2"), "t"), name("u@tcp(h)/ids", None, "T")] {
+            assert_ne!(other, plain);
+        }
+    }
+
+    #[test]
+    fn a_file_has_one_name_whatever_the_path_and_whether_it_is_there_or_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let real = dir.path().canonicalize().expect("its path").join("real");
+        fs::create_dir(&real).expect("mkdir");
+        std::os::unix::fs::symlink(&real, dir.path().join("link")).expect("symlink");
+        let file = |path: &str| name(&format!("sqlite:{}/{path}", dir.path().display()), None, "t");
+        let expected = format!("{}/ids.db/`t`", real.display());
+        for is_there in [false, true] {
+            for path in ["real/ids.db", "real/../link/./ids.db"] {
+                assert_eq!(file(path), expected, "{path}, {is_there}");
+            }
+            fs::write(real.join("ids.db"), "").expect("write");
+        }
+        std::os::unix::fs::symlink(real.join("ids.db"), dir.path().join("alias.db")).expect("symlink");
+        assert_eq!(file("alias.db"), expected);
+        let absolute = format!("sqlite:{}/none.db", env!("CARGO_MANIFEST_DIR"));
+        assert_eq!(name("sqlite:none.db", Some("ids"), "T"), name(&absolute, None, "t"));
     }
 }
