@@ -5,11 +5,11 @@ mod support;
 use std::process::Stdio;
 use std::time::Instant;
 
-use mysql::prelude::Queryable;
 use pty_process::blocking::Command;
 use serde_json::{Value, json};
 use support::mariadb::{MariaDb, PASSWORD};
 use support::program::{Ended, Run};
+use support::proxy::{Loss, Proxy};
 use support::server::{PATIENCE, Server, Setup};
 use support::terminal::Terminal;
 use tempfile::TempDir;
@@ -459,10 +459,11 @@ fn a_user_who_may_not_change_is_told_which_right_is_missing() {
 fn a_change_whose_outcome_is_unknown_is_said_to_be() {
     let site = Site::mariadb("silent").prepared();
     site.output(&["tag", "add", "orders", "--step", "10"]);
-    let mut locker = MariaDb::shared().conn();
-    locker.query_drop("BEGIN").expect("begin");
-    locker.query_drop("SELECT * FROM shell_silent FOR UPDATE").expect("lock");
-    site.configure(json!({"DSN": format!("{}?readTimeout=500ms", site.dsn), "table": site.table}));
+    let port = MariaDb::shared().port();
+    let proxy = Proxy::before(port, " SET step");
+    proxy.lose(Some(Loss::Closed));
+    let behind_proxy = site.dsn.replace(&port.to_string(), &proxy.port().to_string());
+    site.configure(json!({"DSN": behind_proxy, "table": site.table}));
     let ended = site.run(&["tag", "set", "orders", "--step", "20"]);
     assert_holds(
         ended.only_complaint(),
@@ -472,5 +473,4 @@ fn a_change_whose_outcome_is_unknown_is_said_to_be() {
     site.configure(json!({"DSN": "root:x@tcp(127.0.0.1:1)/db", "table": site.table}));
     let ended = site.run(&["tag", "add", "b", "--step", "20"]);
     assert!(!ended.only_complaint().contains("unknown"), "{ended:?}");
-    locker.query_drop("ROLLBACK").expect("rollback");
 }

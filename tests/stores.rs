@@ -1201,6 +1201,21 @@ mod mysql_faults {
     }
 
     #[test]
+    fn a_locked_row_is_contention_however_short_the_read_timeout() {
+        let server = MariaDb::shared();
+        insert(server, "short");
+        let _row = server.lock_row("short");
+        for timeout in ["1s", "1500ms", "500ms"] {
+            let mut store = connect(&format!("{}?readTimeout={timeout}", server.dsn()));
+            store.list_tags(1).expect("connect");
+            let host = store.host().map(str::to_owned);
+            let result = store.reserve("short", 10);
+            assert!(matches!(result, Err(StoreError::Contended(_))), "{timeout}: {result:?}");
+            assert!(host.is_some() && store.host() == host.as_deref(), "the session goes on");
+        }
+    }
+
+    #[test]
     fn a_session_that_fails_fast_waits_for_no_lock_after_a_loss_either() {
         let server = MariaDb::shared();
         insert(server, "fast");

@@ -20,6 +20,10 @@ const LOCK_WAIT_SECONDS: &str = "1";
 /// The shortest wait that a server takes, in seconds, in SQL: none at all on MariaDB. MySQL's and TiDB's is 1.
 const LOCK_WAIT_SECONDS_MIN: &str = "IF(VERSION() LIKE '%MariaDB%', 0, 1)";
 
+/// Below this, a lock is waited for as shortly as can be: the error that it is still held has to come in time to be an
+/// answer, or the host would be left for a row that somebody has locked.
+const READ_TIMEOUT_WITH_LOCK_WAIT_MIN: Duration = Duration::from_secs(2);
+
 /// How long a connection may be silent before TCP probes it, in milliseconds; below the idle limits of NAT boxes.
 const KEEPALIVE_MS: u32 = 30_000;
 
@@ -95,7 +99,12 @@ impl Host {
             }
             result => result?,
         };
-        let lock_wait_seconds = if fails_fast_on_locks { LOCK_WAIT_SECONDS_MIN } else { LOCK_WAIT_SECONDS };
+        let lock_wait_seconds = if fails_fast_on_locks || self.read_timeout < READ_TIMEOUT_WITH_LOCK_WAIT_MIN
+        {
+            LOCK_WAIT_SECONDS_MIN
+        } else {
+            LOCK_WAIT_SECONDS
+        };
         conn.query_drop(format!(
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
              innodb_lock_wait_timeout = {lock_wait_seconds}, lock_wait_timeout = {lock_wait_seconds}, \
