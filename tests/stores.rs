@@ -1494,6 +1494,76 @@ mod mysql_faults {
         assert_eq!((first.max_id("test_business"), second.max_id("test_business")), (30, 10));
     }
 
+    /// A store whose reservations run `trigger`, by a user of its own.
+    fn store_with_trigger(server: &MariaDb, trigger: &str) -> Box<dyn TagStore> {
+        server.exec("GRANT SELECT, UPDATE ON id_alloc_db.* TO store@127.0.0.1 IDENTIFIED BY 's'");
+        server.exec("CREATE TABLE other (id INT PRIMARY KEY, n INT)");
+        server.exec("INSERT INTO other VALUES (1, 0)");
+        server.exec(&format!(
+            "CREATE TRIGGER meddler BEFORE UPDATE ON segments FOR EACH ROW BEGIN {trigger}; END"
+        ));
+        let mut store = connect(&hosts(&[server.port()]).replace(&format!("root:{PASSWORD}"), "store:s"));
+        assert_eq!(store.list_tags(10).expect("connect").len(), 1);
+        store
+    }
+
+    /// After `error`, the same session goes on once the trigger is gone.
+    fn assert_contended(
+        server: &MariaDb,
+        store: &mut dyn TagStore,
+        result: Result<i64, StoreError>,
+        error: &str,
+    ) {
+        assert!(matches!(&result, Err(StoreError::Contended(text)) if text.contains(error)), "{result:?}");
+        let sql = "SELECT id FROM information_schema.processlist WHERE user = 'store'";
+        let session: Vec<u64> = server.conn().query(sql).expect("processlist");
+        server.exec("DROP TRIGGER meddler");
+        assert_eq!(store.reserve("test_business", 10), Ok(10));
+        assert_eq!(server.conn().query::<u64, _>(sql).expect("processlist"), session);
+    }
+
+    #[test]
+    fn the_victim_of_a_deadlock_is_contended_and_goes_on() {
+        let server = MariaDb::start();
+        let mut store = store_with_trigger(&server, "UPDATE other SET n = n + 1 WHERE id = 1");
+        // A lock is waited for for a second, which may be over before the deadlock is complete.
+        for _ in 0..20 {
+            let mut rival = server.conn();
+            rival.query_drop("BEGIN").expect("begin");
+            // The one that has changed less is the victim.
+            rival.query_drop("UPDATE other SET n = 7").expect("lock");
+            rival.query_drop("INSERT INTO other SELECT seq, 0 FROM seq_2_to_500").expect("insert");
+            let result = thread::scope(|scope| {
+                let reservation = scope.spawn(|| store.reserve("test_business", 10));
+                await_true("the trigger waits, or waited too long", || {
+                    let sql =
+                        "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'UPDATE other%'";
+                    reservation.is_finished()
+                        || server.conn().query_first(sql).expect("processlist") == Some(1)
+                });
+                rival.query_drop("UPDATE segments SET step = 1").expect("the survivor's statement");
+                reservation.join().expect("the reserving thread")
+            });
+            rival.query_drop("ROLLBACK").expect("rollback");
+            if !matches!(&result, Err(StoreError::Contended(text)) if text.contains("1205")) {
+                return assert_contended(&server, &mut *store, result, "1213");
+            }
+        }
+        panic!("no deadlock in 20 tries");
+    }
+
+    /// No statement of ours reads a snapshot before it writes, so MariaDB has no reason to say so; Galera may.
+    #[test]
+    fn a_record_that_has_changed_since_the_snapshot_is_contended_and_goes_on() {
+        let server = MariaDb::start();
+        let mut store = store_with_trigger(
+            &server,
+            "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1020, MESSAGE_TEXT = 'Record has changed'",
+        );
+        let result = store.reserve("test_business", 10);
+        assert_contended(&server, &mut *store, result, "1020");
+    }
+
     #[test]
     fn a_stand_in_is_kept_for_a_while() {
         let first = MariaDb::start();
