@@ -17,6 +17,7 @@ use idalloc::store::{Created, SegmentStore, StoreError, StoreReport, TagDetails,
 use mysql::prelude::Queryable;
 use support::mariadb::{MariaDb, PASSWORD, free_port};
 use support::proxy::{Loss, Proxy};
+use support::server::Setup;
 use tempfile::TempDir;
 
 fn table(name: &str, tag_column: &str) -> TableSpec {
@@ -1492,6 +1493,28 @@ mod mysql_faults {
         assert!(matches!(&result, Err(StoreError::Unavailable(text)) if text.contains("1047")), "{result:?}");
         assert_eq!(store.reserve("test_business", 10), Ok(10));
         assert_eq!((first.max_id("test_business"), second.max_id("test_business")), (30, 10));
+    }
+
+    #[test]
+    fn what_a_stand_in_risks_is_in_the_log_once_it_stands_in() {
+        let first = MariaDb::start();
+        let second = MariaDb::start_with(&["--innodb-flush-log-at-trx-commit=2"]);
+        let server = Setup::on(&hosts(&[first.port(), second.port()]))
+            .key("TagReloadSeconds", 1)
+            .key("WatermarkPath", "")
+            .start();
+        server.await_status("/health", 200);
+        let told = |line: &String| line.contains("innodb_flush_log_at_trx_commit is 2");
+        assert!(!server.log_so_far().iter().any(told), "not before");
+        first.kill();
+        let line = server.await_log("innodb_flush_log_at_trx_commit is 2");
+        assert!(line.contains(&format!("127.0.0.1:{}", second.port())), "{line}");
+        // Of the host that it starts with, the check tells, and only that.
+        drop(server);
+        let server = Setup::on(&hosts(&[free_port(), second.port()])).key("WatermarkPath", "").start();
+        server.await_status("/alloc?app_tag=test_business", 200);
+        server.signal(libc::SIGTERM);
+        assert_eq!(server.rest_of_log().iter().filter(|line| told(line)).count(), 1);
     }
 
     /// A store whose reservations run `trigger`, by a user of its own.
