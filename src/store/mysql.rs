@@ -29,8 +29,8 @@ use crate::dsn::MySqlDsn;
 
 pub(super) use schema::schema;
 
-/// The bit of `LAST_INSERT_ID` that no `max_id` needs. Of two reservations in a row on one session, one has it set.
-const ALTERNATING_BIT: u64 = 1 << 63;
+/// Where the alternating bit is in `LAST_INSERT_ID`: no `max_id` needs this one.
+const ALTERNATING_BIT_PLACE: u32 = 63;
 
 /// A Galera node's error without its cluster.
 const NOT_READY: u16 = 1047;
@@ -256,7 +256,7 @@ impl SegmentStore for MySqlStore {
         }
         let max_id_limit = i64::MAX - amount;
         self.call(|Session { conn, statements, place, alternating_bit, .. }, table| {
-            *alternating_bit ^= ALTERNATING_BIT;
+            *alternating_bit ^= 1;
             conn.exec_drop(&statements.reserve, (amount, *alternating_bit, tag, max_id_limit))?;
             match acknowledged_rows(conn)? {
                 1 => Ok(acknowledged_max_id(conn, amount, *alternating_bit)?),
@@ -298,7 +298,7 @@ fn acknowledged_rows(conn: &Conn) -> Result<u64, StoreError> {
 /// The new `max_id` that came back with a reservation of `amount` IDs that carried `alternating_bit`.
 fn acknowledged_max_id(conn: &Conn, amount: i64, alternating_bit: u64) -> Result<i64, StoreError> {
     let answer = conn.last_insert_id();
-    let max_id = (answer ^ alternating_bit).cast_signed();
+    let max_id = (answer ^ (alternating_bit << ALTERNATING_BIT_PLACE)).cast_signed();
     // Negative if the bit is not ours; 0 is what a statement without `LAST_INSERT_ID` is answered with.
     if max_id < amount {
         return Err(StoreError::Unexpected(format!(
@@ -338,7 +338,7 @@ struct Session {
     /// Its name.
     place: String,
     has_update_time: Option<bool>,
-    /// That of the newest reservation: [`ALTERNATING_BIT`] or 0.
+    /// That of the newest reservation: 0 or 1.
     alternating_bit: u64,
     /// What was found at the first visit to the host that risks IDs, and is not in the log yet.
     untold: Vec<String>,
@@ -418,9 +418,10 @@ impl Table {
             // An unsigned column would take a sum over 2^63: hence the limit. LAST_INSERT_ID is unsigned, so that a
             // negative sum would be an error: a negative max_id counts as 0, which costs nothing but non-IDs.
             reserve: format!(
-                "UPDATE {name} SET max_id = LAST_INSERT_ID((GREATEST(max_id, 0) + ?) | ?) & {} \
+                "UPDATE {name} \
+                 SET max_id = LAST_INSERT_ID((GREATEST(max_id, 0) + ?) | (? << {ALTERNATING_BIT_PLACE})) & {} \
                  WHERE {tag} = ? AND max_id <= ? {guard}",
-                !ALTERNATING_BIT
+                i64::MAX
             ),
             give_back: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id = ? {guard}"),
             raise: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id < ? {guard}"),
