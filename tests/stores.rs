@@ -855,7 +855,7 @@ mod mysql_tables {
         let results = [
             store.reserve("t", 10).map(drop),
             store.give_back("t", 60, 55).map(drop),
-            store.raise("t", 1000),
+            store.raise("t", 1000).map(drop),
         ];
         for result in results {
             assert!(
@@ -1326,9 +1326,11 @@ mod mysql_faults {
         let mut raising = connect(&hosts(&[old_primary.port()]));
         assert_eq!(store.reserve("test_business", 10), Ok(10));
         assert_eq!(returning.reserve("test_business", 10), Ok(20));
-        assert_eq!(raising.raise("test_business", 1), Ok(()));
+        assert_eq!(raising.raise("test_business", 1), Ok(false));
         old_primary.exec("SET GLOBAL read_only = 1");
-        for result in [store.reserve("test_business", 10).map(drop), raising.raise("test_business", 90)] {
+        for result in
+            [store.reserve("test_business", 10).map(drop), raising.raise("test_business", 90).map(drop)]
+        {
             assert!(
                 matches!(&result, Err(StoreError::ReadOnly(text)) if text.contains(&old_primary.port().to_string())),
                 "{result:?}"
@@ -1344,7 +1346,7 @@ mod mysql_faults {
         assert_eq!(store.reserve("test_business", 10), Ok(10), "from the new primary");
         old_primary.exec("SET GLOBAL read_only = 0");
         assert_eq!(returning.give_back("test_business", 20, 11), Ok(true));
-        assert_eq!(raising.raise("test_business", 90), Ok(()));
+        assert_eq!(raising.raise("test_business", 90), Ok(true));
         assert_eq!(old_primary.max_id("test_business"), 90);
     }
 

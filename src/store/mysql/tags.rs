@@ -4,7 +4,8 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, MySqlError, OptsBuilder, Row, Value};
 
 use super::{
-    Failure, Host, MySqlStore, Session, Table, acknowledged_rows, insist_on_writes, integer, rows, schema, text,
+    Failure, Host, MySqlStore, Session, Table, acknowledged_rows, insist_on_writes, integer, rows, schema,
+    text,
 };
 use crate::store::{Created, InvalidField, StoreError, TagDetails, TagStore, no_description_column};
 
