@@ -830,7 +830,7 @@ fn a_path_matches_its_route_exactly() {
 }
 
 #[test]
-fn parameters_that_are_badly_encoded_are_refused() {
+fn parameters_that_are_badly_encoded_or_too_many_are_refused() {
     let form = |body: &str| {
         let length = body.len();
         format!(
@@ -841,11 +841,17 @@ fn parameters_that_are_badly_encoded_are_refused() {
     let message = "app_tag is badly encoded: after '%' go two hexadecimal digits";
     // A form is not a part of the request's syntax: the connection stays.
     let refused = ["app_tag=%", "app_tag=%4", "app_tag=%zz", "app_tag=x%g0", "%=&app_tag=x"];
+    let too_many = failure("400 Bad Request", "", "there are more than 100 parameters");
+    let behind = |pairs: usize| format!("{}app_tag=test_business&count=x", "b&".repeat(pairs));
+    let no_number = failure("400 Bad Request", "", "count is 'x': it must be a number from 1 to 10000");
     Wire::start().converse(
-        refused
-            .map(|body| kept(form(body), [failure("400 Bad Request", "", message)]))
-            .into_iter()
-            .chain([kept(form("app_tag=%ff"), [failure("400 Bad Request", "", "app_tag is not UTF-8")])]),
+        refused.map(|body| kept(form(body), [failure("400 Bad Request", "", message)])).into_iter().chain([
+            kept(form("app_tag=%ff"), [failure("400 Bad Request", "", "app_tag is not UTF-8")]),
+            kept(get_target(&format!("/alloc?{}", behind(98))), [no_number]),
+            kept(get_target(&format!("/alloc?{}", behind(99))), [too_many.clone()]),
+            kept(get_target(&format!("/alloc?{}", "&".repeat(4000))), [too_many.clone()]),
+            kept(form(&"&".repeat(64 * 1024)), [too_many]),
+        ]),
     );
 }
 

@@ -10,7 +10,7 @@ use crossbeam_utils::CachePadded;
 
 use super::access::{Access, Grant, bearer};
 use super::counters::{Counters, Route, Tally, Wait};
-use super::request::{Memo, Method, Reject, Request, parameter};
+use super::request::{BadParameters, Memo, Method, Reject, Request, parameter};
 use super::response::{Answer, ApiError};
 use crate::alloc::{AllocError, Granted, Handle, Health, Outcome, Pending, Want};
 use crate::store::tag::TAG_BYTES_MAX;
@@ -359,8 +359,10 @@ fn method_not_allowed() -> ApiError {
 /// A parameter's first value, in the body before in the query.
 fn value<'a>(request: &Request<'a>, name: &str) -> Result<Option<Cow<'a, [u8]>>, ApiError> {
     let find = |pairs| {
-        parameter(pairs, name)
-            .map_err(|_| bad_request(format!("{name} is badly encoded: after '%' go two hexadecimal digits")))
+        parameter(pairs, name).map_err(|error| match error {
+            BadParameters::Encoding => bad_request(format!("{name} is badly encoded: {error}")),
+            BadParameters::TooMany => bad_request(error.to_string()),
+        })
     };
     if !request.form.is_empty()
         && let Some(value) = find(request.form)?

@@ -23,6 +23,9 @@ pub const HEADER_FIELDS_MAX: usize = 100;
 /// The longest body, after the chunks are joined.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// The most parameters of a query, and of a form. To look for one costs each that comes before it.
+pub const PARAMETERS_MAX: usize = 100;
+
 /// A buffer of this size holds any request that is served: [`Parser::parse`] never asks for more.
 pub const REQUEST_BYTES_MAX: usize = EMPTY_LINES_MAX * CRLF.len()
     + REQUEST_LINE_BYTES_MAX
@@ -875,45 +878,78 @@ fn hex_value(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|value| value as u8)
 }
 
-/// A `%` that two hexadecimal digits do not follow.
+/// Why a parameter cannot be looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("'%' must be followed by two hexadecimal digits")]
-pub struct BadEncoding;
+pub enum BadParameters {
+    /// A `%` that two hexadecimal digits do not follow.
+    #[error("after '%' go two hexadecimal digits")]
+    Encoding,
+    /// More than [`PARAMETERS_MAX`].
+    #[error("there are more than {PARAMETERS_MAX} parameters")]
+    TooMany,
+}
 
 /// The first value of a parameter in `pairs`, which is `application/x-www-form-urlencoded`: a [`Request::query`] or
 /// [`Request::form`]. Decoded, it is any bytes; a name without `=` has the empty value.
 ///
 /// # Errors
-/// The value, or a name before it, is not well-formed. What follows is not looked at.
-pub fn parameter<'a>(pairs: &'a [u8], name: &str) -> Result<Option<Cow<'a, [u8]>>, BadEncoding> {
-    for pair in pairs.split(|&byte| byte == b'&') {
+/// The value, or a name before it, is not well-formed; or there are too many names before it. What follows is not
+/// looked at.
+pub fn parameter<'a>(pairs: &'a [u8], name: &str) -> Result<Option<Cow<'a, [u8]>>, BadParameters> {
+    for (index, pair) in pairs.split(|&byte| byte == b'&').enumerate() {
+        if index == PARAMETERS_MAX {
+            return Err(BadParameters::TooMany);
+        }
         let name_bytes = memchr(b'=', pair).unwrap_or(pair.len());
-        let (found, wanted) = (&pair[..name_bytes], name.as_bytes());
-        if found == wanted || *decode(found)? == *wanted {
+        if is_name(&pair[..name_bytes], name.as_bytes())? {
             return decode(pair.get(name_bytes + 1..).unwrap_or_default()).map(Some);
         }
     }
     Ok(None)
 }
 
-fn decode(text: &[u8]) -> Result<Cow<'_, [u8]>, BadEncoding> {
-    if memchr2(b'%', b'+', text).is_none() {
+/// Whether `encoded` stands for `name`. All of it is looked at, so that what is not well-formed is found.
+fn is_name(encoded: &[u8], name: &[u8]) -> Result<bool, BadParameters> {
+    if encoded == name || !is_encoded(encoded) {
+        return Ok(encoded == name);
+    }
+    let (mut wanted, mut same) = (name.iter(), true);
+    for byte in decoded_bytes(encoded) {
+        let byte = byte?;
+        same &= wanted.next() == Some(&byte);
+    }
+    Ok(same && wanted.next().is_none())
+}
+
+fn decode(text: &[u8]) -> Result<Cow<'_, [u8]>, BadParameters> {
+    if !is_encoded(text) {
         return Ok(Cow::Borrowed(text));
     }
     let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [byte, tail @ ..] = rest {
-        rest = tail;
-        decoded.push(match byte {
-            b'%' => {
-                rest = &tail[tail.len().min(2)..];
-                encoded_byte(tail).ok_or(BadEncoding)?
-            }
-            b'+' => b' ',
-            literal => *literal,
-        });
+    for byte in decoded_bytes(text) {
+        decoded.push(byte?);
     }
     Ok(Cow::Owned(decoded))
+}
+
+fn is_encoded(text: &[u8]) -> bool {
+    memchr2(b'%', b'+', text).is_some()
+}
+
+fn decoded_bytes(text: &[u8]) -> impl Iterator<Item = Result<u8, BadParameters>> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (byte, tail) = rest.split_first()?;
+        rest = tail;
+        Some(match byte {
+            b'%' => {
+                rest = &tail[tail.len().min(2)..];
+                encoded_byte(tail).ok_or(BadParameters::Encoding)
+            }
+            b'+' => Ok(b' '),
+            literal => Ok(*literal),
+        })
+    })
 }
 
 #[cfg(test)]

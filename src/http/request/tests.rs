@@ -655,12 +655,28 @@ fn the_first_value_of_a_parameter_is_decoded() {
         assert_eq!(value(pairs, name), Ok(expected.map(|text| text.as_bytes().to_vec())), "{pairs}");
     }
     for pairs in ["a=%", "a=%4", "a=%g0", "a=%0g", "a=x%+1", "%=1&a=2"] {
-        assert_eq!(value(pairs, "a"), Err(BadEncoding), "{pairs}");
+        assert_eq!(value(pairs, "a"), Err(BadParameters::Encoding), "{pairs}");
+    }
+    // Names are told apart to their last byte.
+    for pairs in ["%61%62=1", "%6=1&a=2", "+a=1", "%61+=1"] {
+        assert_ne!(value(pairs, "a"), Ok(Some(b"1".to_vec())), "{pairs}");
     }
     assert!(matches!(parameter(b"a=b", "a"), Ok(Some(Cow::Borrowed(b"b")))));
 }
 
 /// Bytes of a valid request, and what it says.
+#[test]
+fn parameters_are_bounded() {
+    for filler in ["", "b", "b=1", "%41", "+"] {
+        let pairs = |before: usize| format!("{}a=1", format!("{filler}&").repeat(before));
+        let value = |pairs: &str| parameter(pairs.as_bytes(), "a").map(|value| value.map(|v| v.into_owned()));
+        assert_eq!(value(&pairs(PARAMETERS_MAX - 1)), Ok(Some(b"1".to_vec())), "{filler}");
+        assert_eq!(value(&pairs(PARAMETERS_MAX)), Err(BadParameters::TooMany), "{filler}");
+        let longest = format!("{filler}&").repeat(BODY_BYTES_MAX / (filler.len() + 1));
+        assert_eq!(value(&longest), Err(BadParameters::TooMany), "{filler}");
+    }
+}
+
 fn valid_request() -> impl Strategy<Value = (Vec<u8>, Owned)> {
     let method = prop::sample::select(
         &[("GET", Method::Get), ("HEAD", Method::Head), ("POST", Method::Post), ("PUT", Method::Other)][..],
