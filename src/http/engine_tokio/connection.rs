@@ -24,8 +24,10 @@ const INPUT_BYTES: usize = 16 * 1024;
 /// Answers are sent when so much has gathered, and before more is read. With the longest batch of the default
 /// configuration on top, and the input, a client that does not read costs less than 256 KiB.
 const OUTPUT_BYTES: usize = 16 * 1024;
-/// Requests answered before the worker's other connections have their turn.
+/// Requests answered, and bytes received, before the worker's other connections have their turn: a large body is as
+/// much work as many small requests.
 const REQUESTS_PER_TURN: usize = 64;
+const BYTES_PER_TURN: usize = 2 * INPUT_BYTES;
 /// How long, and how much, a client is listened to after the last answer. A close with unread bytes would reset the
 /// connection, and could take that answer with it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -99,9 +101,27 @@ impl Input {
     }
 }
 
-/// How a turn of a connection ended.
+/// What a connection may do until its turn is over.
+struct Budget {
+    requests: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    const FULL: Self = Self { requests: REQUESTS_PER_TURN, bytes: BYTES_PER_TURN };
+
+    fn is_spent(&self) -> bool {
+        self.requests == 0 || self.bytes == 0
+    }
+
+    fn spend_bytes(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+/// What an exchange came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum Exchanged {
     /// All that was received is answered.
     Idle,
     /// The last answer is sent, or there is nobody to send it to.
@@ -112,7 +132,7 @@ enum Turn {
 enum Progress {
     /// More bytes are needed.
     NeedInput,
-    /// It is time to send.
+    /// It is time to send, and for the other connections' turn.
     Flush,
     /// The next answer has to wait for IDs.
     Wait(Waiting, Delivery),
@@ -136,8 +156,9 @@ pub(super) struct Connection {
     parser: Parser,
     /// A part of a request is there, and its deadline runs.
     reading: bool,
-    /// Requests that may still be answered before the other connections have their turn.
-    turn_left: usize,
+    /// What is left of this turn. A new one begins when the connection has waited for input, or has yielded: not when
+    /// all is answered, since a read that filled the buffer leaves open whether there is more.
+    budget: Budget,
     /// The client has shut its sending side: what it sent is still answered.
     end_of_input: bool,
 }
@@ -159,7 +180,7 @@ impl Connection {
             watch_key,
             parser: Parser::default(),
             reading: false,
-            turn_left: REQUESTS_PER_TURN,
+            budget: Budget::FULL,
             end_of_input: false,
         }
     }
@@ -173,46 +194,45 @@ impl Connection {
                 return;
             }
             let mut buffers = self.worker.lend_buffers();
-            let turn = match self.receive_at_once(&mut buffers.input).await {
-                None => Ok(Turn::Idle),
-                Some(Ok(0)) => Ok(Turn::Close { linger: false }),
+            let exchanged = match self.receive_at_once(&mut buffers.input).await {
+                None => Ok(Exchanged::Idle),
+                Some(Ok(0)) => Ok(Exchanged::Close { linger: false }),
                 Some(Ok(_)) => self.exchange(&mut buffers).await,
                 Some(Err(error)) => Err(error),
             };
             self.worker.take_back(buffers);
-            match turn {
-                Ok(Turn::Idle) => {}
+            match exchanged {
+                Ok(Exchanged::Idle) => {}
                 // Boxed, as is the wait for IDs: a task is as large as the largest of what it may come to, for as
                 // long as it lives, and 8,000 idle connections shall cost little.
-                Ok(Turn::Close { linger: true }) => return Box::pin(self.close()).await,
-                Ok(Turn::Close { linger: false }) | Err(_) => return,
+                Ok(Exchanged::Close { linger: true }) => return Box::pin(self.close()).await,
+                Ok(Exchanged::Close { linger: false }) | Err(_) => return,
             }
         }
     }
 
     /// Answers what was received, and reads on until nothing is in hand. An error means that the client is gone, or
     /// reads too slowly.
-    async fn exchange(&mut self, Buffers { input, output }: &mut Buffers) -> io::Result<Turn> {
+    async fn exchange(&mut self, Buffers { input, output }: &mut Buffers) -> io::Result<Exchanged> {
         self.worker.begin_busy(&self.watch);
         loop {
             if !self.answer_all(input, output).await? {
-                return Ok(Turn::Close { linger: true });
+                return Ok(Exchanged::Close { linger: true });
             }
             if self.end_of_input {
-                return Ok(Turn::Close { linger: false });
+                return Ok(Exchanged::Close { linger: false });
             }
             if input.is_empty() {
-                self.turn_left = REQUESTS_PER_TURN;
-                return Ok(Turn::Idle);
+                return Ok(Exchanged::Idle);
             }
             if !self.receive(input).await? {
                 if !self.reading {
-                    return Ok(Turn::Close { linger: false });
+                    return Ok(Exchanged::Close { linger: false });
                 }
                 let answer = self.worker.handler.borrow().too_slow();
                 self.worker.encoder.borrow_mut().encode(&answer, LAST, output);
                 self.send(input, output).await?;
-                return Ok(Turn::Close { linger: true });
+                return Ok(Exchanged::Close { linger: true });
             }
         }
     }
@@ -226,7 +246,7 @@ impl Connection {
                 Progress::NeedInput => return Ok(true),
                 Progress::Last => return Ok(false),
                 Progress::Flush => {
-                    self.turn_left = REQUESTS_PER_TURN;
+                    self.budget = Budget::FULL;
                     tokio::task::yield_now().await;
                 }
                 Progress::Wait(waiting, mut delivery) => {
@@ -248,7 +268,7 @@ impl Connection {
         let mut handler = worker.handler.borrow_mut();
         let mut encoder = worker.encoder.borrow_mut();
         while !input.is_empty() {
-            if self.turn_left == 0 || output.len() >= OUTPUT_BYTES {
+            if self.budget.is_spent() || output.len() >= OUTPUT_BYTES {
                 return Progress::Flush;
             }
             let (reply, delivery) = match self.next_reply(input, &mut handler) {
@@ -265,7 +285,7 @@ impl Connection {
                     return Progress::Last;
                 }
             };
-            self.turn_left -= 1;
+            self.budget.requests -= 1;
             self.end_reading();
             match reply {
                 Reply::Now(answer) => encoder.encode(&answer, delivery, output),
@@ -332,10 +352,17 @@ impl Connection {
     }
 
     /// Waits for input; false when the deadline is over or the socket is broken.
-    async fn readable(&self) -> bool {
-        poll_fn(|cx| match self.watch.poll_expired(cx.waker()) {
-            true => Poll::Ready(false),
-            false => self.stream.poll_read_ready(cx).map(|ready| ready.is_ok()),
+    async fn readable(&mut self) -> bool {
+        let Self { stream, watch, budget, .. } = self;
+        poll_fn(|cx| {
+            if watch.poll_expired(cx.waker()) {
+                return Poll::Ready(false);
+            }
+            let ready = stream.poll_read_ready(cx);
+            if ready.is_pending() {
+                *budget = Budget::FULL;
+            }
+            ready.map(|ready| ready.is_ok())
         })
         .await
     }
@@ -345,28 +372,40 @@ impl Connection {
     async fn receive_at_once(&mut self, input: &mut Input) -> Option<io::Result<usize>> {
         input.make_room();
         let mut read = pin!(self.stream.read_buf(&mut input.bytes));
-        poll_fn(|cx| {
+        let received = poll_fn(|cx| {
             Poll::Ready(match read.as_mut().poll(cx) {
-                Poll::Ready(received) => Some(received.inspect(|bytes| self.worker.tally.received(*bytes))),
+                Poll::Ready(received) => Some(received),
                 Poll::Pending => None,
             })
-        })
-        .await
+        });
+        received.await.map(|received| received.inspect(|bytes| self.note_received(*bytes)))
     }
 
     /// Receives what there is, and waits for it if need be; false when the deadline is over.
     async fn receive(&mut self, input: &mut Input) -> io::Result<bool> {
         input.make_room();
-        let mut read = pin!(self.stream.read_buf(&mut input.bytes));
-        let received = poll_fn(|cx| match self.watch.poll_expired(cx.waker()) {
-            true => Poll::Ready(None),
-            false => read.as_mut().poll(cx).map(Some),
+        let Self { stream, watch, budget, .. } = self;
+        let mut read = pin!(stream.read_buf(&mut input.bytes));
+        let received = poll_fn(|cx| {
+            if watch.poll_expired(cx.waker()) {
+                return Poll::Ready(None);
+            }
+            let received = read.as_mut().poll(cx);
+            if received.is_pending() {
+                *budget = Budget::FULL;
+            }
+            received.map(Some)
         });
         let Some(received) = received.await else { return Ok(false) };
         let bytes = received?;
-        self.worker.tally.received(bytes);
+        self.note_received(bytes);
         self.end_of_input = bytes == 0;
         Ok(true)
+    }
+
+    fn note_received(&mut self, bytes: usize) {
+        self.worker.tally.received(bytes);
+        self.budget.spend_bytes(bytes);
     }
 
     /// Sends all of `output`.
