@@ -48,7 +48,7 @@ const CHUNK_LINE_BYTES_MAX: usize = CHUNK_SIZE_DIGITS_MAX + 256;
 const CHUNK_SIZE_DIGITS_MAX: usize = 16;
 
 /// All chunks as they are sent. Bounds what a client can add to a small body by tiny chunks.
-const CHUNKS_BYTES_MAX: usize = 2 * BODY_BYTES_MAX + 16 * 1024;
+const CHUNKS_BYTES_MAX: usize = BODY_BYTES_MAX + 48 * 1024;
 
 // Parser keeps offsets in 32 bits, and those in the head in 16.
 const _: () = assert!(REQUEST_BYTES_MAX <= u32::MAX as usize);

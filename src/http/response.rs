@@ -83,16 +83,51 @@ fn write_members<N: itoa::Integer + Copy>(out: &mut Vec<u8>, members: &[(&[u8], 
     out.push(b'}');
 }
 
+const IDS_START: &[u8] = br#","ids":["#;
+const IDS_END: &[u8] = b"]}";
+
 fn write_ids(out: &mut Vec<u8>, ids: &Ids) {
     out.extend_from_slice(SUCCESS);
-    out.extend_from_slice(br#","ids":["#);
-    for id in ids.iter().flat_map(|range| range.start..range.end) {
-        write_number(out, id);
-        out.push(b',');
+    out.extend_from_slice(IDS_START);
+    take_ids(&mut ids.clone(), usize::MAX, out);
+}
+
+/// Moves IDs to `out` until it is `bytes_max` long, or the array is complete.
+fn take_ids(ids: &mut Ids, bytes_max: usize, out: &mut Vec<u8>) {
+    while let Some(range) = ids.first_mut() {
+        let room = bytes_max.saturating_sub(out.len()) / "9223372036854775807,".len();
+        let end = range.end.min(range.start.saturating_add_unsigned(room as u64));
+        for id in range.start..end {
+            write_number(out, id);
+            out.push(b',');
+        }
+        range.start = end;
+        if !range.is_empty() {
+            return;
+        }
+        ids.remove(0);
     }
     // A batch holds at least one ID, so this is the last comma.
     out.pop();
-    out.extend_from_slice(b"]}");
+    out.extend_from_slice(IDS_END);
+}
+
+/// The length of the body for these IDs.
+fn ids_bytes(ids: &Ids) -> usize {
+    let with_commas: usize = ids.iter().map(|range| digits(range) + range.len() as usize).sum();
+    SUCCESS.len() + IDS_START.len() + with_commas - ",".len() + IDS_END.len()
+}
+
+/// The digits of all the IDs of a range.
+fn digits(range: &IdRange) -> usize {
+    let (mut start, mut sum) = (range.start, 0);
+    while start < range.end {
+        let digits = start.ilog10() + 1;
+        let end = range.end.min(10_i64.checked_pow(digits).unwrap_or(i64::MAX));
+        sum += digits as usize * (end - start) as usize;
+        start = end;
+    }
+    sum
 }
 
 fn write_error(out: &mut Vec<u8>, error: &ApiError) {
@@ -141,6 +176,37 @@ pub struct Delivery {
     pub keep_alive: bool,
     /// The request was a HEAD: the headers only.
     pub head_only: bool,
+}
+
+/// A batch whose answer is long, which is written in pieces: a client who does not read costs one of them.
+#[derive(Debug)]
+pub struct LongBatch {
+    ids: Ids,
+    body_bytes: usize,
+}
+
+/// Answers up to this length are written at once.
+const PIECE_BYTES: usize = 32 * 1024;
+
+impl LongBatch {
+    /// The batch of a long answer, or another answer as it is.
+    pub fn of(answer: Answer) -> Result<Self, Answer> {
+        let Answer::Ids(ids) = answer else { return Err(answer) };
+        match ids_bytes(&ids) {
+            ..=PIECE_BYTES => Err(Answer::Ids(ids)),
+            body_bytes => Ok(Self { ids, body_bytes }),
+        }
+    }
+
+    /// Fills `out` with the next piece of the body; false when there is none.
+    pub fn write_piece(&mut self, out: &mut Vec<u8>) -> bool {
+        let is_left = !self.ids.is_empty();
+        if is_left {
+            out.reserve(PIECE_BYTES.saturating_sub(out.len()) + IDS_END.len());
+            take_ids(&mut self.ids, PIECE_BYTES, out);
+        }
+        is_left
+    }
 }
 
 /// Writes whole responses; one for each worker.
@@ -208,10 +274,31 @@ impl Encoder {
     fn encode_any(&mut self, answer: &Answer, delivery: Delivery, out: &mut Vec<u8>) {
         self.body.clear();
         answer.write_body(&mut self.body);
-        // Exactly: to double the room for the longest batch would cost a client who does not read 200 KB more.
-        out.reserve_exact(HEAD_BYTES + self.body.len());
-        write_head_start(out, answer.status(), &self.date);
-        if let Some(line) = answer.header() {
+        out.reserve(HEAD_BYTES + self.body.len());
+        let body_bytes = (*answer != Answer::Unclaimed).then_some(self.body.len());
+        self.write_head(answer.status(), answer.header(), delivery, body_bytes, out);
+        if !delivery.head_only {
+            out.extend_from_slice(&self.body);
+        }
+    }
+
+    /// Appends the response to a long batch up to its first ID: [`LongBatch::write_piece`] writes the rest.
+    pub fn encode_start(&self, batch: &LongBatch, delivery: Delivery, out: &mut Vec<u8>) {
+        self.write_head(200, None, delivery, Some(batch.body_bytes), out);
+        out.extend_from_slice(SUCCESS);
+        out.extend_from_slice(IDS_START);
+    }
+
+    fn write_head(
+        &self,
+        status: u16,
+        header: Option<&str>,
+        delivery: Delivery,
+        body_bytes: Option<usize>,
+        out: &mut Vec<u8>,
+    ) {
+        write_head_start(out, status, &self.date);
+        if let Some(line) = header {
             out.extend_from_slice(line.as_bytes());
             out.extend_from_slice(b"\r\n");
         }
@@ -220,15 +307,12 @@ impl Encoder {
             (true, Version::Http10) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
             (true, Version::Http11) => {}
         }
-        if *answer != Answer::Unclaimed {
+        if let Some(bytes) = body_bytes {
             out.extend_from_slice(CONTENT_LENGTH);
-            write_number(out, self.body.len());
+            write_number(out, bytes);
             out.extend_from_slice(b"\r\n");
         }
         out.extend_from_slice(b"\r\n");
-        if !delivery.head_only {
-            out.extend_from_slice(&self.body);
-        }
     }
 }
 
@@ -294,6 +378,39 @@ mod tests {
         assert_eq!(body(&Answer::Left(199996)), r#"{"resp_code":0,"msg":"success","left":199996}"#);
         assert_eq!(body(&Answer::Success), r#"{"resp_code":0,"msg":"success"}"#);
         assert_eq!(body(&error("no \"x\"\n")), r#"{"resp_code":503,"msg":"no \"x\"\n"}"#);
+    }
+
+    #[test]
+    fn a_long_batch_in_pieces_is_the_answer_at_once() {
+        let pieces = |ranges: &[(i64, i64)]| {
+            let ids: Ids = ranges.iter().map(|&(start, end)| IdRange { start, end }).collect();
+            let mut encoder = Encoder::new();
+            let (mut at_once, mut in_pieces, mut longest) = (Vec::new(), Vec::new(), 0);
+            encoder.encode(&Answer::Ids(ids.clone()), PLAIN, &mut at_once);
+            let mut batch = LongBatch::of(Answer::Ids(ids)).expect("a long batch");
+            let mut piece = Vec::new();
+            encoder.encode_start(&batch, PLAIN, &mut piece);
+            while batch.write_piece(&mut piece) {
+                longest = longest.max(piece.len());
+                in_pieces.append(&mut piece);
+            }
+            assert!(in_pieces == at_once, "{ranges:?}");
+            assert!(longest <= PIECE_BYTES + IDS_END.len(), "{ranges:?}: {longest} bytes");
+        };
+        pieces(&[(i64::MAX - 10_000, i64::MAX)]);
+        pieces(&[(1, 20_000)]);
+        pieces(&[
+            (5, 15),
+            (999_000, 1_001_000),
+            (9, 10),
+            (1_000_000_000_000_000_000, 1_000_000_000_000_009_000),
+        ]);
+        // To the last byte.
+        for ids in 1600..1700 {
+            let answer = Answer::Ids(smallvec![IdRange { start: i64::MAX - ids, end: i64::MAX }]);
+            assert_eq!(LongBatch::of(answer).is_ok(), ids * 20 + 39 > PIECE_BYTES as i64, "{ids}");
+        }
+        assert_eq!(LongBatch::of(Answer::Success).unwrap_err(), Answer::Success);
     }
 
     #[test]

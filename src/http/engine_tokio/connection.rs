@@ -16,13 +16,13 @@ use super::Slot;
 use super::worker::{Watch, Worker};
 use crate::http::handler::{Handler, Reply, Waiting};
 use crate::http::outgoing::unacknowledged_bytes;
-use crate::http::request::{Parsed, Parser, Reject, Version};
-use crate::http::response::{Answer, Delivery};
+use crate::http::request::{Parsed, Parser, REQUEST_BYTES_MAX, Reject, Version};
+use crate::http::response::{Answer, Delivery, LongBatch};
 
-/// The input buffer, and the steps by which it grows for a request that needs more.
+/// The input buffer, and the most that is received at once: so no more than this comes behind the request in hand.
 const INPUT_BYTES: usize = 16 * 1024;
-/// Answers are sent when so much has gathered, and before more is read. With the longest batch of the default
-/// configuration on top, and the input, a client that does not read costs less than 256 KiB.
+/// Answers are sent when so much has gathered, and before more is read. The longest answer that is not sent in pieces
+/// comes on top.
 const OUTPUT_BYTES: usize = 16 * 1024;
 /// Requests answered, and bytes received, before the worker's other connections have their turn: a large body is as
 /// much work as many small requests.
@@ -75,9 +75,13 @@ impl Input {
         self.consumed = 0;
     }
 
-    /// Makes room for at least one more byte. The parser refuses a request before it is `REQUEST_BYTES_MAX` long, so
-    /// the buffer stays within that and a step.
+    /// Makes room for at least one more byte. The parser refuses a request before it is `REQUEST_BYTES_MAX` long.
     fn make_room(&mut self) {
+        if self.consumed > 0 && self.bytes.capacity() > INPUT_BYTES {
+            // What a large request needed is not filled with those behind it.
+            self.forget_consumed();
+            self.bytes.shrink_to(INPUT_BYTES);
+        }
         if self.is_empty() {
             self.clear();
         }
@@ -85,7 +89,10 @@ impl Input {
             self.forget_consumed();
         }
         if self.bytes.len() == self.bytes.capacity() {
-            self.bytes.reserve_exact(INPUT_BYTES);
+            // For the largest request at once: what is not touched costs nothing, and a buffer that grows by steps leaves
+            // one of each size to the allocator.
+            let room = if self.bytes.is_empty() { INPUT_BYTES } else { REQUEST_BYTES_MAX - self.bytes.len() };
+            self.bytes.reserve_exact(room);
         }
     }
 
@@ -136,6 +143,8 @@ enum Progress {
     Flush,
     /// The next answer has to wait for IDs.
     Wait(Waiting, Delivery),
+    /// The next answer is sent in pieces.
+    Batch(LongBatch, Delivery),
     /// The last answer is written.
     Last,
 }
@@ -245,21 +254,49 @@ impl Connection {
             match progress {
                 Progress::NeedInput => return Ok(true),
                 Progress::Last => return Ok(false),
-                Progress::Flush => {
-                    self.budget = Budget::FULL;
-                    tokio::task::yield_now().await;
-                }
+                Progress::Flush => self.yield_now().await,
                 Progress::Wait(waiting, mut delivery) => {
                     let answer = Box::pin(self.await_ids(waiting)).await;
                     delivery.keep_alive &= !self.worker.is_draining();
-                    self.worker.encoder.borrow_mut().encode(&answer, delivery, output);
+                    match LongBatch::of(answer) {
+                        Ok(batch) => Box::pin(self.send_batch(batch, delivery, input, output)).await?,
+                        Err(answer) => self.worker.encoder.borrow_mut().encode(&answer, delivery, output),
+                    }
                     if !delivery.keep_alive {
                         self.send(input, output).await?;
                         return Ok(false);
                     }
                 }
+                Progress::Batch(batch, delivery) => {
+                    Box::pin(self.send_batch(batch, delivery, input, output)).await?;
+                    if !delivery.keep_alive {
+                        return Ok(false);
+                    }
+                }
             }
         }
+    }
+
+    /// Lets the worker's other connections have their turn.
+    async fn yield_now(&mut self) {
+        self.budget = Budget::FULL;
+        tokio::task::yield_now().await;
+    }
+
+    /// Sends a long answer, which is never whole in memory; as much work as a turn may be.
+    async fn send_batch(
+        &mut self,
+        mut batch: LongBatch,
+        delivery: Delivery,
+        input: &mut Input,
+        output: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        self.worker.encoder.borrow().encode_start(&batch, delivery, output);
+        while batch.write_piece(output) {
+            self.send(input, output).await?;
+        }
+        self.yield_now().await;
+        Ok(())
     }
 
     /// Answers what is in hand, as far as it goes without waiting.
@@ -288,6 +325,10 @@ impl Connection {
             self.budget.requests -= 1;
             self.end_reading();
             match reply {
+                Reply::Now(answer @ Answer::Ids(_)) => match LongBatch::of(answer) {
+                    Ok(batch) => return Progress::Batch(batch, delivery),
+                    Err(answer) => encoder.encode(&answer, delivery, output),
+                },
                 Reply::Now(answer) => encoder.encode(&answer, delivery, output),
                 Reply::Later(waiting) => return Progress::Wait(waiting, delivery),
             }
@@ -371,7 +412,8 @@ impl Connection {
     /// buffer, so `readable` may be wrong once after one that did.
     async fn receive_at_once(&mut self, input: &mut Input) -> Option<io::Result<usize>> {
         input.make_room();
-        let mut read = pin!(self.stream.read_buf(&mut input.bytes));
+        let mut stream = (&mut self.stream).take(INPUT_BYTES as u64);
+        let mut read = pin!(stream.read_buf(&mut input.bytes));
         let received = poll_fn(|cx| {
             Poll::Ready(match read.as_mut().poll(cx) {
                 Poll::Ready(received) => Some(received),
@@ -385,6 +427,7 @@ impl Connection {
     async fn receive(&mut self, input: &mut Input) -> io::Result<bool> {
         input.make_room();
         let Self { stream, watch, budget, .. } = self;
+        let mut stream = stream.take(INPUT_BYTES as u64);
         let mut read = pin!(stream.read_buf(&mut input.bytes));
         let received = poll_fn(|cx| {
             if watch.poll_expired(cx.waker()) {
