@@ -1199,6 +1199,27 @@ fn an_idle_connection_is_closed_quietly() {
 }
 
 #[test]
+fn empty_lines_do_not_keep_an_idle_connection_open() {
+    let wire = Wire::with(&[("HttpIdleTimeout", TIMEOUT.as_millis() as u64)]);
+    let mut stream = wire.connect();
+    exchange(&mut stream);
+    let idle_since = Instant::now();
+    stream.set_read_timeout(Some(TIMEOUT / 5)).unwrap();
+    let mut talk = Talk::over(stream);
+    // Five times as long as it may be idle, if each byte counted.
+    let mut bytes = "\r\n\r\n\r\n\r\n\r".bytes();
+    while !talk.ended {
+        if let Some(byte) = bytes.next() {
+            talk.send(&[byte]);
+        }
+        talk.read();
+    }
+    assert_eq!(normalised(&talk.received), "");
+    let (took, left) = (idle_since.elapsed(), bytes.len());
+    assert!(took >= TIMEOUT && left > 0, "closed after {took:?}, {left} bytes before the last");
+}
+
+#[test]
 fn a_connection_too_many_gets_a_503_and_the_rest_notice_nothing() {
     let mut wire = Wire::with(&[("MaxConnections", 3)]);
     let expected = failure(
@@ -1503,21 +1524,41 @@ fn a_part_of_a_header_is_not_looked_at_twice() {
 
 #[test]
 fn an_idle_connection_costs_at_most_2_kib() {
+    idle_connections_cost_at_most_2_kib(8000, "", "");
+}
+
+#[test]
+fn an_idle_connection_costs_no_more_for_its_empty_lines_nor_for_a_large_request_before() {
+    let chunks = format!("1;{}\r\nx\r\n", "e".repeat(250)).repeat(430);
+    idle_connections_cost_at_most_2_kib(1000, "", "\r");
+    idle_connections_cost_at_most_2_kib(500, &chunked(&format!("{chunks}0\r\n\r\n")), "\r\n\r\n\r");
+}
+
+/// Of connections that have sent a large request, if any, then a small one, and then this.
+fn idle_connections_cost_at_most_2_kib(connections: usize, large: &str, rest: &str) {
     let (_, files) = rlimit::Resource::NOFILE.get().unwrap();
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
-    let connections = 8000.min(files as usize / 2);
+    let connections = connections.min(files as usize / 2);
     let mut wire = Wire::start();
     let open = |wire: &Wire| {
         let mut stream = wire.connect();
-        exchange(&mut stream);
+        if !large.is_empty() {
+            stream.write_all(large.as_bytes()).unwrap();
+            assert_eq!(receive(&mut stream, ok().len()), ok());
+        }
+        stream.write_all(format!("{GET}{rest}").as_bytes()).unwrap();
+        assert_eq!(receive(&mut stream, ok().len()), ok());
         stream
     };
     let _warm: Vec<_> = (0..64).map(|_| open(&wire)).collect();
     let before = wire.server.resident_kib();
     let mut idle: Vec<_> = (0..connections).map(|_| open(&wire)).collect();
     wire.settle();
-    let kib = wire.server.resident_kib() - before;
+    let kib = wire.server.resident_kib().saturating_sub(before);
     assert!(kib <= 2 * connections as u64, "{kib} KiB for {connections} connections");
+    if rest.ends_with('\r') {
+        idle.iter_mut().for_each(|stream| stream.write_all(b"\n").unwrap());
+    }
     idle.iter_mut().step_by(100).for_each(exchange);
 }
 

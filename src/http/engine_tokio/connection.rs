@@ -36,6 +36,10 @@ const LINGER_BYTES_MAX: usize = 256 * 1024;
 /// How the answer to a request that was not understood is delivered.
 const LAST: Delivery = Delivery { version: Version::Http11, keep_alive: false, head_only: false };
 
+/// As many empty lines as may come before a request, which old clients send after a body, and the start of one more: of
+/// these an idle connection keeps only how many bytes there were.
+const EMPTY_LINES: &[u8] = b"\r\n\r\n\r\n\r\n\r";
+
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What a connection holds while it has bytes in hand.
@@ -129,7 +133,7 @@ impl Budget {
 /// What an exchange came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exchanged {
-    /// All that was received is answered.
+    /// All that was received is answered, but for empty lines.
     Idle,
     /// The last answer is sent, or there is nobody to send it to.
     Close { linger: bool },
@@ -165,6 +169,8 @@ pub(super) struct Connection {
     parser: Parser,
     /// A part of a request is there, and its deadline runs.
     reading: bool,
+    /// What was received of the next request, while the connection is idle: so much of `EMPTY_LINES`.
+    empty_line_bytes: u8,
     /// What is left of this turn. A new one begins when the connection has waited for input, or has yielded: not when
     /// all is answered, since a read that filled the buffer leaves open whether there is more.
     budget: Budget,
@@ -189,6 +195,7 @@ impl Connection {
             watch_key,
             parser: Parser::default(),
             reading: false,
+            empty_line_bytes: 0,
             budget: Budget::FULL,
             end_of_input: false,
         }
@@ -197,12 +204,16 @@ impl Connection {
     /// Serves the connection to its end.
     pub async fn run(mut self) {
         loop {
-            self.worker.begin_idle(&self.watch);
+            // Empty lines are no reason to start anew.
+            if !self.watch.is_idle() {
+                self.worker.begin_idle(&self.watch);
+            }
             // No buffers are held here: an idle connection costs its task and its socket.
             if !self.readable().await {
                 return;
             }
             let mut buffers = self.worker.lend_buffers();
+            buffers.input.bytes.extend_from_slice(&EMPTY_LINES[..self.empty_line_bytes.into()]);
             let exchanged = match self.receive_at_once(&mut buffers.input).await {
                 None => Ok(Exchanged::Idle),
                 Some(Ok(0)) => Ok(Exchanged::Close { linger: false }),
@@ -223,7 +234,6 @@ impl Connection {
     /// Answers what was received, and reads on until nothing is in hand. An error means that the client is gone, or
     /// reads too slowly.
     async fn exchange(&mut self, Buffers { input, output }: &mut Buffers) -> io::Result<Exchanged> {
-        self.worker.begin_busy(&self.watch);
         loop {
             if !self.answer_all(input, output).await? {
                 return Ok(Exchanged::Close { linger: true });
@@ -231,13 +241,12 @@ impl Connection {
             if self.end_of_input {
                 return Ok(Exchanged::Close { linger: false });
             }
-            if input.is_empty() {
+            if EMPTY_LINES.starts_with(input.rest()) {
+                self.empty_line_bytes = input.rest().len() as u8;
+                self.parser = Parser::default();
                 return Ok(Exchanged::Idle);
             }
             if !self.receive(input).await? {
-                if !self.reading {
-                    return Ok(Exchanged::Close { linger: false });
-                }
                 let answer = self.worker.handler.borrow().too_slow();
                 self.worker.encoder.borrow_mut().encode(&answer, LAST, output);
                 self.send(input, output).await?;
@@ -368,18 +377,16 @@ impl Connection {
     }
 
     /// A part of a request has arrived: the rest has to follow within the read timeout, however often this is called.
-    /// Empty lines, which old clients send after a body, are no part of a request.
+    /// Empty lines are no part of a request.
     fn begin_reading(&mut self, input: &Input) {
-        if input.rest().iter().all(|byte| b"\r\n".contains(byte)) {
-            self.worker.begin_idle(&self.watch);
-        } else if !self.reading {
+        if !self.reading && !EMPTY_LINES.starts_with(input.rest()) {
             self.reading = true;
             self.worker.begin(&self.watch, self.worker.limits.read_timeout);
         }
     }
 
     fn end_reading(&mut self) {
-        // Idle, if empty lines had come before.
+        // Idle, if this is the first request of an exchange.
         if mem::take(&mut self.reading) || self.watch.is_idle() {
             self.worker.begin_busy(&self.watch);
         }
