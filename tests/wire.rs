@@ -1339,6 +1339,44 @@ fn a_client_that_never_reads_costs_at_most_256_kib_and_is_closed() {
     assert!(kib.iter().all(|(_, kib)| *kib < 256), "KiB per client: {kib:?}");
 }
 
+/// All of them fit into what the kernel buffers, so that the server has nothing left to send, and waits for a request.
+#[test]
+fn a_client_that_does_not_take_what_the_kernel_holds_is_closed() {
+    let wire = Wire::with(&[("HttpWriteTimeout", TIMEOUT.as_millis() as u64)]);
+    let narrow = |requests: usize| {
+        let mut stream = connect_narrow(wire.server.port(), None);
+        stream.write_all(BATCH_OF_1000.repeat(requests).as_bytes()).unwrap();
+        stream
+    };
+    let (mut silent, mut slow, idle) = (narrow(60), narrow(60), wire.connect());
+    let began = Instant::now();
+    // One takes nothing, until it is told that it is too late; another takes a little, time and again.
+    silent.set_nonblocking(true).unwrap();
+    let mut taken = vec![0; 4096];
+    while is_open(&silent) {
+        assert!(began.elapsed() < PATIENCE, "it stays open");
+        thread::sleep(TIMEOUT / 10);
+        assert!(slow.read(&mut taken).unwrap() > 0);
+    }
+    assert!(began.elapsed() >= TIMEOUT);
+    let mut received = Vec::new();
+    let ended = silent.read_to_end(&mut received);
+    assert!(
+        ended.is_err_and(|error| is_gone(&error)),
+        "with a reset, so that the kernel does not keep the rest"
+    );
+    // Nothing of this is about clients that took all they were sent.
+    exchange(&mut { idle });
+}
+
+/// Whether the server has not closed it, whatever there is to read.
+fn is_open(stream: &TcpStream) -> bool {
+    let mut polled = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: `polled` is one record, and lives as long as the call.
+    assert!(unsafe { libc::poll(&mut polled, 1, 0) } >= 0);
+    polled.revents == 0
+}
+
 #[test]
 fn a_client_that_reads_slowly_but_steadily_gets_all_its_answers() {
     const ANSWERS: usize = 1000;

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 use super::Slot;
 use super::worker::{Watch, Worker};
 use crate::http::handler::{Handler, Reply, Waiting};
-use crate::http::outgoing::unacknowledged_bytes;
+use crate::http::outgoing::{unacknowledged_bytes, unsent_bytes};
 use crate::http::request::{Parsed, Parser, REQUEST_BYTES_MAX, Reject, Version};
 use crate::http::response::{Answer, Delivery, LongBatch};
 
@@ -399,20 +400,46 @@ impl Connection {
         answer.unwrap_or_else(|_| handler.borrow().give_up(waiting))
     }
 
-    /// Waits for input; false when the deadline is over or the socket is broken.
+    /// Waits for input; false when the client was idle for too long, does not take its answers, or is gone.
     async fn readable(&mut self) -> bool {
+        let mut unsent = usize::MAX;
+        loop {
+            if let Some(ready) = self.readable_in_time().await {
+                return ready.is_ok();
+            }
+            // What was sent may still be with the kernel. That is looked at now, when the write timeout has passed at least
+            // once, as a look after each answer would cost each a system call.
+            let before = mem::replace(&mut unsent, unsent_bytes(&self.stream));
+            if unsent > 0 && unsent >= before {
+                self.reset();
+                return false;
+            }
+            if !self.worker.remain_idle(&self.watch, unsent == 0) {
+                return false;
+            }
+        }
+    }
+
+    /// Waits for input; `None` when the deadline is over.
+    async fn readable_in_time(&mut self) -> Option<io::Result<()>> {
         let Self { stream, watch, budget, .. } = self;
         poll_fn(|cx| {
             if watch.poll_expired(cx.waker()) {
-                return Poll::Ready(false);
+                return Poll::Ready(None);
             }
             let ready = stream.poll_read_ready(cx);
             if ready.is_pending() {
                 *budget = Budget::FULL;
             }
-            ready.map(|ready| ready.is_ok())
+            ready.map(Some)
         })
         .await
+    }
+
+    /// Has the connection end with a reset: the kernel would keep what the client does not take for minutes otherwise.
+    fn reset(&self) {
+        // An error means that the client is gone already.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 
     /// Receives what there is. `None` when that is nothing: tokio says so only after a read that did not fill the
@@ -484,7 +511,7 @@ impl Connection {
 
     /// Waits until the client takes more; an error when there is no progress in time.
     async fn writable(&self) -> io::Result<()> {
-        let resumed_deadline = self.watch.deadline();
+        let (deadline, blocked_at) = (self.watch.deadline(), self.worker.now());
         let mut unacknowledged = unacknowledged_bytes(&self.stream);
         loop {
             self.worker.begin(&self.watch, self.worker.limits.write_timeout);
@@ -493,15 +520,17 @@ impl Connection {
                 false => self.stream.poll_write_ready(cx).map(Some),
             });
             if let Some(writable) = writable.await {
-                self.watch.resume(resumed_deadline);
+                // Nothing was read meanwhile: a request that is under way has the time that it had left.
+                let blocked = self.worker.now() - blocked_at;
+                self.watch.set_deadline(deadline.saturating_add(blocked));
                 return writable;
             }
             // The kernel calls a socket writable when a third of its buffer is free, which takes a slow reader long.
             let before = mem::replace(&mut unacknowledged, unacknowledged_bytes(&self.stream));
             if unacknowledged >= before {
+                self.reset();
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            self.watch.renew();
         }
     }
 

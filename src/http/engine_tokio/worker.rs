@@ -53,7 +53,8 @@ pub(super) struct Worker {
 pub(super) struct Watch {
     /// When the present phase must be over, on the worker's clock.
     deadline: Cell<Duration>,
-    idle: Cell<bool>,
+    /// Until when it may be idle, if it is. The deadline may be earlier: that of a look at what it does.
+    idle_until: Cell<Option<Duration>>,
     expired: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -72,20 +73,16 @@ impl Watch {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.idle.get()
+        self.idle_until.get().is_some()
     }
 
     pub fn deadline(&self) -> Duration {
         self.deadline.get()
     }
 
-    /// Goes on with a deadline that another one had interrupted.
-    pub fn resume(&self, deadline: Duration) {
+    /// Sets a deadline; whether another one was over does not matter any more.
+    pub fn set_deadline(&self, deadline: Duration) {
         self.deadline.set(deadline);
-    }
-
-    /// Starts anew after the deadline was over, because it turned out that there was progress.
-    pub fn renew(&self) {
         self.expired.set(false);
     }
 
@@ -160,8 +157,12 @@ impl Worker {
 
     async fn drain(&self, mut ticks: tokio::time::Interval) {
         self.tick();
-        for (_, watch) in self.watches.borrow().iter().filter(|(_, watch)| watch.idle.get()) {
-            watch.deadline.set(watch.deadline.get().min(self.deadline_after(DRAIN_IDLE)));
+        for (_, watch) in self.watches.borrow().iter() {
+            if let Some(until) = watch.idle_until.get() {
+                let until = until.min(self.deadline_after(DRAIN_IDLE));
+                watch.idle_until.set(Some(until));
+                watch.deadline.set(watch.deadline.get().min(until));
+            }
         }
         while !self.watches.borrow().is_empty() {
             ticks.tick().await;
@@ -205,6 +206,11 @@ impl Worker {
 
     // ---- for connections ----
 
+    /// The time on the clock that deadlines are set by.
+    pub fn now(&self) -> Duration {
+        self.now.get()
+    }
+
     pub fn is_draining(&self) -> bool {
         self.service.is_draining()
     }
@@ -221,7 +227,7 @@ impl Worker {
     pub fn watch(&self) -> (usize, Rc<Watch>) {
         let watch = Rc::new(Watch {
             deadline: Cell::new(Duration::MAX),
-            idle: Cell::new(false),
+            idle_until: Cell::new(None),
             expired: Cell::new(false),
             waker: RefCell::default(),
         });
@@ -236,20 +242,31 @@ impl Worker {
     /// The connection waits for the first byte of a request.
     pub fn begin_idle(&self, watch: &Watch) {
         let limit = if self.is_draining() { DRAIN_IDLE } else { self.limits.idle_timeout };
-        watch.idle.set(true);
-        watch.deadline.set(self.deadline_after(limit));
+        watch.idle_until.set(Some(self.deadline_after(limit)));
+        watch.set_deadline(self.deadline_after(limit.min(self.limits.write_timeout)));
+    }
+
+    /// The connection goes on being idle, and is looked at again when it must be over, or, if it has not `taken_all` that
+    /// it was sent, within the write timeout. False when it is over.
+    pub fn remain_idle(&self, watch: &Watch, taken_all: bool) -> bool {
+        let Some(until) = watch.idle_until.get().filter(|until| *until > self.now.get()) else {
+            return false;
+        };
+        let look = if taken_all { until } else { until.min(self.deadline_after(self.limits.write_timeout)) };
+        watch.set_deadline(look);
+        true
     }
 
     /// The connection does something that must be over within `limit`.
     pub fn begin(&self, watch: &Watch, limit: Duration) {
-        watch.idle.set(false);
-        watch.deadline.set(self.deadline_after(limit));
+        watch.idle_until.set(None);
+        watch.set_deadline(self.deadline_after(limit));
     }
 
     /// The connection is at work: it does not wait for its client.
     pub fn begin_busy(&self, watch: &Watch) {
-        watch.idle.set(false);
-        watch.deadline.set(Duration::MAX);
+        watch.idle_until.set(None);
+        watch.set_deadline(Duration::MAX);
     }
 
     pub fn lend_buffers(&self) -> Buffers {
