@@ -1248,6 +1248,19 @@ fn a_connection_too_many_gets_a_503_and_the_rest_notice_nothing() {
     assert!(log.is_empty(), "it is said once: {log:?}");
 }
 
+#[test]
+fn however_many_connections_are_too_many_each_gets_its_503() {
+    const TOO_MANY: usize = 400;
+    let mut wire = Wire::with(&[("MaxConnections", 1)]);
+    wire.settle();
+    let mut refused: Vec<_> = (0..TOO_MANY).map(|_| wire.connect()).collect();
+    for stream in &mut refused {
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        assert!(received.starts_with(b"HTTP/1.1 503 "), "{:?}", normalised(&received));
+    }
+}
+
 // ---- greedy and slow clients ----
 
 /// A connection whose client takes little at a time. Of short segments the server's system buffers few bytes, of long

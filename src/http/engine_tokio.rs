@@ -15,13 +15,19 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use super::Limits;
 use super::handler::{Handler, Service};
 
 /// How often deadlines are looked at: none is kept more exactly.
 const TICK: Duration = Duration::from_millis(50);
+
+/// The most that is read after the last answer.
+const LINGER_BYTES_MAX: usize = 256 * 1024;
 
 /// A running engine.
 pub struct Engine {
@@ -91,6 +97,21 @@ impl Engine {
             thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// Reads what comes after the last answer until the client has closed too, for at most `limit`, and not without end: a
+/// close with unread bytes would reset the connection, and could take that answer with it.
+async fn discard_until_closed(stream: &mut TcpStream, limit: Duration) {
+    let until_closed = async {
+        let mut discarded = [0; 1024];
+        for _ in 0..LINGER_BYTES_MAX / discarded.len() {
+            if !matches!(stream.read(&mut discarded).await, Ok(1..)) {
+                return;
+            }
+        }
+    };
+    // However it ends, the connection is closed now.
+    let _ = timeout(limit, until_closed).await;
 }
 
 /// One open connection in a worker's count, for as long as it lives.

@@ -8,13 +8,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tokio::time::sleep;
+use tracing::{error, info, warn};
 
-use super::WorkerPort;
+use super::{WorkerPort, discard_until_closed};
 use crate::episode::Episode;
 use crate::http::handler::{Service, too_many_connections};
 use crate::http::request::Version;
@@ -24,8 +25,8 @@ use crate::http::response::{Delivery, Encoder};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a refused client may take to read its 503.
 const LINGER: Duration = Duration::from_millis(500);
-/// The most refused connections that are given this time; further ones are closed at once.
-const LINGERING_MAX: usize = 128;
+/// The most refused connections that are given this time; further ones get their 503 and are closed at once.
+pub(super) const LINGERING_MAX: usize = 128;
 
 pub(super) struct Acceptor {
     ports: Vec<WorkerPort>,
@@ -67,20 +68,46 @@ impl Acceptor {
         let open: usize = self.ports.iter().map(|port| port.open.load(Relaxed)).sum();
         if open >= self.connections_max {
             self.note_refusing();
-            self.service.counters.connections.note_refused();
-            if Rc::strong_count(lingering) <= LINGERING_MAX {
-                tokio::task::spawn_local(refuse(stream, lingering.clone()));
-            }
-            return;
+            return self.refuse(stream, lingering);
         }
         if self.refusing.is_over() {
             info!("all connections are accepted again");
         }
-        let Some(port) = self.ports.iter().min_by_key(|port| port.open.load(Relaxed)) else { return };
-        self.service.counters.connections.note_accepted();
-        port.open.fetch_add(1, Relaxed);
-        if port.connections.send(stream).is_err() {
-            port.open.fetch_sub(1, Relaxed);
+        if let Err(stream) = self.hand_over(stream) {
+            self.refuse(stream, lingering);
+        }
+    }
+
+    /// Gives the connection to the worker with the fewest; back when there is no worker.
+    fn hand_over(&mut self, mut stream: TcpStream) -> Result<(), TcpStream> {
+        while let Some(index) =
+            (0..self.ports.len()).min_by_key(|index| self.ports[*index].open.load(Relaxed))
+        {
+            let port = &self.ports[index];
+            port.open.fetch_add(1, Relaxed);
+            match port.connections.send(stream) {
+                Ok(()) => {
+                    self.service.counters.connections.note_accepted();
+                    return Ok(());
+                }
+                // Only a bug ends a worker. It would have the fewest connections for ever: without it, the others serve on.
+                Err(SendError(unserved)) => {
+                    self.ports.swap_remove(index);
+                    error!(workers_left = self.ports.len(), "a worker has ended: restart this server");
+                    stream = unserved;
+                }
+            }
+        }
+        Err(stream)
+    }
+
+    fn refuse(&self, stream: TcpStream, lingering: &Rc<()>) {
+        self.service.counters.connections.note_refused();
+        // An error means that the client is gone.
+        if let Ok(stream) = tell_refused(stream)
+            && Rc::strong_count(lingering) <= LINGERING_MAX
+        {
+            tokio::task::spawn_local(linger(stream, lingering.clone()));
         }
     }
 
@@ -108,21 +135,67 @@ pub(super) fn register(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>
     Ok(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?)
 }
 
-/// Tells a client that it is one too many. A close with unread bytes would reset the connection and take the answer
-/// with it, so what the client sends is read for a while.
-async fn refuse(stream: TcpStream, _lingering: Rc<()>) {
+/// Tells a client that it is one too many.
+fn tell_refused(stream: TcpStream) -> io::Result<TcpStream> {
     let mut response = Vec::new();
     let delivery = Delivery { version: Version::Http11, keep_alive: false, head_only: false };
     Encoder::new().encode(&too_many_connections(), delivery, &mut response);
-    let sent = stream.set_nonblocking(true).and_then(|()| SockRef::from(&stream).send(&response));
-    let Ok(mut stream) = sent.and_then(|_| stream.shutdown(Shutdown::Write)).and_then(|()| stream.try_into())
-    else {
-        return;
-    };
-    let _ = timeout(LINGER, read_to_end(&mut stream)).await;
+    stream.set_nonblocking(true)?;
+    SockRef::from(&stream).send(&response)?;
+    stream.shutdown(Shutdown::Write)?;
+    Ok(stream)
 }
 
-async fn read_to_end(stream: &mut tokio::net::TcpStream) {
-    let mut discarded = [0; 1024];
-    while let Ok(1..) = stream.read(&mut discarded).await {}
+async fn linger(stream: TcpStream, _lingering: Rc<()>) {
+    if let Ok(mut stream) = stream.try_into() {
+        discard_until_closed(&mut stream, LINGER).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::counters::Counters;
+    use std::io::Read as _;
+    use std::sync::atomic::AtomicUsize;
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    fn port() -> (WorkerPort, UnboundedReceiver<TcpStream>) {
+        let (connections, arrivals) = unbounded_channel();
+        (WorkerPort { connections, open: Arc::<AtomicUsize>::default() }, arrivals)
+    }
+
+    #[test]
+    fn the_connections_of_a_worker_that_has_ended_go_to_the_others_and_then_are_refused() {
+        let service = Service {
+            batch_max: 1,
+            lease_max: 1,
+            alloc_timeout: Duration::ZERO,
+            draining: false.into(),
+            counters: Counters::default(),
+            access: None,
+        };
+        let ((first, ended), (second, mut arrivals)) = (port(), port());
+        let mut acceptor = Acceptor::new(vec![first, second], 100, Arc::new(service));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = |acceptor: &mut Acceptor| {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            acceptor.dispatch(listener.accept().unwrap().0, &Rc::new(()));
+            client
+        };
+        drop(ended);
+        let _clients = [connect(&mut acceptor), connect(&mut acceptor)];
+        assert_eq!(acceptor.ports.len(), 1);
+        assert!(arrivals.try_recv().is_ok() && arrivals.try_recv().is_ok(), "both are the other worker's");
+        drop(arrivals);
+        let local = tokio::task::LocalSet::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        local.block_on(&runtime, async {
+            let mut answer = [0; 12];
+            connect(&mut acceptor).read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 503");
+        });
+        assert_eq!(acceptor.service.counters.connections.accepted(), 2);
+        assert_eq!(acceptor.service.counters.connections.refused(), 1);
+    }
 }

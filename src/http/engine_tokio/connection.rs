@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Slot;
 use super::worker::{Watch, Worker};
+use super::{Slot, discard_until_closed};
 use crate::http::handler::{Handler, Reply, Waiting};
 use crate::http::outgoing::{unacknowledged_bytes, unsent_bytes};
 use crate::http::request::{Parsed, Parser, REQUEST_BYTES_MAX, Reject, Version};
@@ -29,10 +29,8 @@ const OUTPUT_BYTES: usize = 16 * 1024;
 /// much work as many small requests.
 const REQUESTS_PER_TURN: usize = 64;
 const BYTES_PER_TURN: usize = 2 * INPUT_BYTES;
-/// How long, and how much, a client is listened to after the last answer. A close with unread bytes would reset the
-/// connection, and could take that answer with it.
+/// How long a client is listened to after the last answer.
 const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES_MAX: usize = 256 * 1024;
 
 /// How the answer to a request that was not understood is delivered.
 const LAST: Delivery = Delivery { version: Version::Http11, keep_alive: false, head_only: false };
@@ -536,17 +534,9 @@ impl Connection {
 
     /// Closes so that the last answer arrives: sends the end, then listens until the client has closed too.
     async fn close(mut self) {
-        let until_closed = async {
-            self.stream.shutdown().await?;
-            let mut discarded = [0; 1024];
-            for _ in 0..LINGER_BYTES_MAX / discarded.len() {
-                if self.stream.read(&mut discarded).await? == 0 {
-                    break;
-                }
-            }
-            io::Result::Ok(())
-        };
-        // However it ends, the connection is closed now.
-        let _ = timeout(LINGER, until_closed).await;
+        // An error means that the client is gone.
+        if self.stream.shutdown().await.is_ok() {
+            discard_until_closed(&mut self.stream, LINGER).await;
+        }
     }
 }
