@@ -1685,6 +1685,34 @@ fn a_low_limit_of_files_is_heeded_from_the_start() {
     }
 }
 
+#[test]
+fn the_files_that_workers_need_are_no_connections() {
+    const CLIENTS: usize = 700;
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let setup = Setup::embedded(&directory.path().join("ids.db")).key("Workers", 128);
+    let mut server = setup.open_files(1024, 1024).start();
+    server.await_status("/health", 200);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(server.port())).collect();
+    let (mut served, mut refused) = (0, 0);
+    for stream in &mut clients {
+        // Who is refused may be told before this is sent.
+        let _ = stream.write_all(GET.as_bytes());
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        match &status {
+            b"HTTP/1.1 200" => served += 1,
+            b"HTTP/1.1 503" => refused += 1,
+            other => panic!("{:?}", String::from_utf8_lossy(other)),
+        }
+    }
+    assert!(served >= 200 && refused > 0, "{served} served, {refused} refused");
+    server.signal(libc::SIGTERM);
+    server.wait();
+    let log = server.rest_of_log();
+    assert!(!log.iter().any(|line| line.contains("cannot accept")), "{log:?}");
+}
+
 /// Bytes that look enough like HTTP to get somewhere.
 fn garbage(random: &mut fastrand::Rng) -> Vec<u8> {
     const FRAGMENTS: [&str; 30] = [

@@ -9,7 +9,7 @@ use idalloc::admin::Port;
 use idalloc::alloc::watermark::Watermarks;
 use idalloc::alloc::{Allocator, AllocatorConfig, StoreFactory};
 use idalloc::config::Config;
-use idalloc::http::Server;
+use idalloc::http::{self, Server};
 use idalloc::readiness;
 use idalloc::store::{self, StoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,8 +22,15 @@ use crate::{logging, memory};
 const DRAIN_MAX: Duration = Duration::from_secs(6);
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 
-/// Files that are open beside connections, generously: the store's, the runtimes', the listener and the standard streams.
-const FILES_BESIDE_CONNECTIONS: usize = 256;
+/// Files that are open in any case beside those of workers and refill threads: the standard streams, the listeners, the
+/// runtimes, the watermarks', and those of a session with the store.
+const FILES_AT_REST: usize = 24;
+/// A session with the store: SQLite has a journal beside the database.
+const FILES_PER_REFILL_THREAD: usize = 2;
+/// As many connections as the operator's port takes, and sessions with the store for the changes that they ask for.
+const FILES_FOR_OPERATORS: usize = 64 + 8;
+/// For what is opened and closed again: a file of watermarks that is written, names that are resolved.
+const FILES_SPARE: usize = 24;
 
 pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     let mut config = load(file)?;
@@ -34,7 +41,7 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
             info!(dsn = %config.dsn, port = config.http_port, "no --config: starting with the embedded store")
         }
     }
-    config.connections_max = connections_within_file_limit(config.connections_max);
+    config.connections_max = connections_within_file_limit(&config);
     let watermarks = watermarks(&config)?;
     if config.watermark_path.is_none() {
         info!(
@@ -93,13 +100,20 @@ fn bind_admin(config: &Config) -> Result<Option<Port>, RunError> {
 
 /// MaxConnections, or less where the system allows fewer files: a connection is one. The soft limit is often 1024, for the
 /// sake of programs that use `select`; this one does not, so it is raised to the hard one.
-fn connections_within_file_limit(wanted: usize) -> usize {
+fn connections_within_file_limit(config: &Config) -> usize {
+    let wanted = config.connections_max;
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
         warn!(%error, "cannot raise the limit of open files");
         rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX)
     });
     let files = usize::try_from(files).unwrap_or(usize::MAX);
-    let possible = files.saturating_sub(FILES_BESIDE_CONNECTIONS.min(files / 2)).max(1);
+    let always = FILES_AT_REST
+        + config.workers * http::FILES_PER_WORKER
+        + config.refill_threads * FILES_PER_REFILL_THREAD;
+    let at_times = http::LINGERING_MAX + FILES_FOR_OPERATORS + FILES_SPARE;
+    // Where there are few, what is open at times only has to share with the connections.
+    let left = files.saturating_sub(always);
+    let possible = left.saturating_sub(at_times.min(left / 2)).max(1);
     if possible < wanted {
         warn!(
             files,

@@ -26,6 +26,11 @@ use super::handler::{Handler, Service};
 /// How often deadlines are looked at: none is kept more exactly.
 const TICK: Duration = Duration::from_millis(50);
 
+/// Files that a worker has open beside its connections: those of its runtime, and what it is woken by.
+pub const FILES_PER_WORKER: usize = 4;
+/// The most refused connections that are given time to read their 503; further ones are closed once it is sent.
+pub const LINGERING_MAX: usize = 128;
+
 /// The most that is read after the last answer.
 const LINGER_BYTES_MAX: usize = 256 * 1024;
 

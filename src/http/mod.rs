@@ -26,6 +26,8 @@ use handler::{Handler, Service};
 /// Connections that may wait to be accepted; the kernel lowers it to its own limit.
 const ACCEPT_BACKLOG: i32 = 4096;
 
+pub use engine_tokio::{FILES_PER_WORKER, LINGERING_MAX};
+
 /// The limits that an engine keeps.
 #[derive(Debug, Clone)]
 pub struct Limits {

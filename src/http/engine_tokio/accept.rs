@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use super::{WorkerPort, discard_until_closed};
+use super::{LINGERING_MAX, WorkerPort, discard_until_closed};
 use crate::episode::Episode;
 use crate::http::handler::{Service, too_many_connections};
 use crate::http::request::Version;
@@ -25,8 +25,6 @@ use crate::http::response::{Delivery, Encoder};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a refused client may take to read its 503.
 const LINGER: Duration = Duration::from_millis(500);
-/// The most refused connections that are given this time; further ones get their 503 and are closed at once.
-pub(super) const LINGERING_MAX: usize = 128;
 
 pub(super) struct Acceptor {
     ports: Vec<WorkerPort>,
