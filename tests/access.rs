@@ -15,6 +15,7 @@ on_each_engine! {
     a_request_needs_a_token_that_is_for_its_tag
     a_refused_request_makes_no_work_for_the_store
     what_was_remembered_of_one_client_lets_no_other_in
+    who_asks_for_health_without_a_token_is_told_no_name
 }
 
 fn start(directory: &Path, engine: &str) -> Server {
@@ -127,6 +128,21 @@ fn a_refused_request_makes_no_work_for_the_store(engine: &str) {
     };
     assert_eq!(max_id("test_business"), 0, "nothing was reserved");
     assert!(max_id("other") > 0);
+}
+
+fn who_asks_for_health_without_a_token_is_told_no_name(engine: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let server = start(directory.path(), engine);
+    let file = rusqlite::Connection::open(directory.path().join("ids.db")).unwrap();
+    file.busy_timeout(PATIENCE).unwrap();
+    file.execute("UPDATE segments SET step = 1 WHERE app_tag = 'test_business'", []).unwrap();
+    let mut client = server.connect();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for target in ["/alloc?app_tag=test_business&count=10000", "/alloc?app_tag=test_business"] {
+        while ask(&mut client, "GET", target, Some(&bearer(ALL))).status == 200 {}
+    }
+    let body = server.await_status("/health", 503).body;
+    assert_eq!(body, r#"{"resp_code":503,"msg":"an app_tag has no IDs left"}"#);
 }
 
 /// One worker serves all, and remembers the last GET: the same bytes but for the token must be looked at again.

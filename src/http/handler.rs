@@ -210,6 +210,10 @@ impl Handler {
         match self.handle.health() {
             Health::Serving => Ok(Reply::Now(Answer::Success)),
             Health::Starting => Err(unavailable("this server is starting: its tags are not loaded yet")),
+            // Who needs no token for this may not be meant to know the names.
+            Health::Starving(_) if self.service.access.is_some() => {
+                Err(unavailable("an app_tag has no IDs left"))
+            }
             Health::Starving(complaints) => Err(unavailable(complaints.join("; "))),
             Health::StoreAway => Err(unavailable("no IDs are in memory, and the store does not answer")),
         }
