@@ -576,6 +576,7 @@ fn a_malformed_line_is_refused() {
         (line("G\u{0}T /health HTTP/1.1"), BAD_REQUEST_LINE),
         (line("G(T /health HTTP/1.1"), BAD_REQUEST_LINE),
         (line(" HTTP/1.1"), BAD_REQUEST_LINE),
+        (line("GET /health?\u{ff} http/1.1"), BAD_REQUEST_LINE),
         (line("GET /health http/1.1"), BAD_REQUEST_LINE),
         (line("GET /health HTTP/1"), BAD_REQUEST_LINE),
         (line("GET /health HTTP/1.10"), BAD_REQUEST_LINE),
@@ -818,6 +819,7 @@ fn a_path_matches_its_route_exactly() {
             .map(|target| kept(get_target(target), [not_found()]))
             .chain(malformed.map(|target| closed(get_target(target), [outcome(target)])))
             .chain([closed(get_target("%2Fhealth"), [bad(BAD_TARGET)])])
+            .chain([closed(b"GET /health?a=\xff HTTP/1.1\r\nHost: h\r\n\r\n", [bad(BAD_TARGET)])])
             .chain(served.map(|target| kept(get_target(target), [ok()])))
             .chain([
                 closed("GET http://h/health HTTP/1.1\r\n\r\n", [bad(NO_HOST)]),
@@ -878,7 +880,7 @@ fn every_method_is_served_refused_or_unknown() {
         ("CONNECT h:80", not_allowed),
     ];
     let unknown_ones = ["BREW /health", "get /health", "GETS /health", "PROPFIND /x", "!#$ /health"];
-    let malformed = ["GET *", "HEAD *", "POST *", "OPTIONS **", "CONNECT /health", "CONNECT http://h/"];
+    let malformed = ["GET *", "POST *", "OPTIONS **", "CONNECT /health", "CONNECT http://h/"];
     Wire::start().converse(
         served
             .map(|(line, answer)| kept(request(line), [answer]))
@@ -917,6 +919,32 @@ fn a_head_is_answered_with_the_headers_of_the_get_and_takes_no_id() {
         ),
     ]);
     assert_eq!(wire.server.get("/alloc?app_tag=test_business").id(), 1);
+}
+
+#[test]
+fn a_refused_head_has_no_body() {
+    let head = |line: &str, headers: &str| format!("HEAD {line}\r\n{headers}\r\n");
+    let long = format!("X: {}\r\n", "x".repeat(17_000));
+    let long_headers =
+        refusal("431 Request Header Fields Too Large", "the headers or trailers are longer than 16384 bytes");
+    let too_long = refusal("413 Content Too Large", "the body is longer than 65536 bytes");
+    let wire = &mut Wire::with(&[("HttpReadTimeout", TIMEOUT.as_millis() as u64)]);
+    let mut talk = Talk::over(wire.connect());
+    talk.send(b"HEAD /health HTTP/1.1\r\nHo");
+    assert_eq!(talk.until_end(), without_body(&too_slow()));
+    Wire::start().converse([
+        closed(head("/health HTTP/1.1", ""), [without_body(&bad(NO_HOST))]),
+        closed(head("/health HTTP/1.1", "X : y\r\n"), [without_body(&bad(BAD_NAME))]),
+        closed(head("/%zz HTTP/1.1", "Host: h\r\n"), [without_body(&bad(BAD_TARGET))]),
+        closed(head("* HTTP/1.1", "Host: h\r\n"), [without_body(&bad(BAD_TARGET))]),
+        closed(head("/health HTTP/1.1", &long), [without_body(&long_headers)]),
+        closed(
+            GET.to_owned() + "\r\n" + &head("/ HTTP/1.1", "Host: h\r\nContent-Length: 65537\r\n"),
+            [ok(), without_body(&too_long)],
+        ),
+        // What is no request line asks for nothing.
+        closed(head("/health HTTP/2.0", ""), [refusal("505 HTTP Version Not Supported", BAD_VERSION)]),
+    ]);
 }
 
 #[test]
@@ -1051,6 +1079,7 @@ fn a_client_that_does_not_wait_gets_no_interim_answer() {
         closed(get_with(&format!("{expect}Content-Length: 65537\r\n")), [large]),
         closed(get_with("Expect: 200-ok\r\nContent-Length: 2\r\n"), [failed.clone()]),
         closed(get_with("Expect:\r\n"), [failed.clone()]),
+        closed(get_with(&expect.repeat(2)), [failed.clone()]),
         closed(get_with("Expect: 100-continue, x\r\n"), [failed.clone()]),
         closed(GET.to_owned() + &get_with("Expect: x\r\n") + GET, [ok(), failed]),
     ]);

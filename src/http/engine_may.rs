@@ -296,9 +296,11 @@ impl Drop for Connection {
 
 impl HttpService for Connection {
     fn call(&mut self, request: MayRequest, response: &mut MayResponse) -> io::Result<()> {
+        let last =
+            Delivery { version: Version::Http11, keep_alive: false, head_only: request.method() == "HEAD" };
         let (answer, delivery) = match self.ended {
-            true => (self.handler.rejected(CLOSED), LAST),
-            false => self.answer(request).unwrap_or_else(|reject| (self.handler.rejected(reject), LAST)),
+            true => (self.handler.rejected(CLOSED), last),
+            false => self.answer(request).unwrap_or_else(|reject| (self.handler.rejected(reject), last)),
         };
         self.respond(&answer, delivery, response);
         if !delivery.keep_alive {
@@ -313,7 +315,6 @@ impl HttpService for Connection {
     }
 }
 
-const LAST: Delivery = Delivery { version: Version::Http11, keep_alive: false, head_only: false };
 const CLOSED: Reject = Reject { status: 400, message: "the connection was closed after an earlier request" };
 const NO_CHUNKS: Reject =
     Reject { status: 501, message: "this engine takes no chunked bodies: send a Content-Length" };

@@ -255,6 +255,11 @@ impl Parser {
         self.stage == Stage::RequestLine && self.scanned == 0
     }
 
+    /// Whether the request that starts `buf`, and is not complete, is a HEAD: a refusal must then have no body.
+    pub fn is_head(&self, buf: &[u8]) -> bool {
+        self.stage != Stage::RequestLine && buf[self.request_start as usize..].starts_with(b"HEAD ")
+    }
+
     /// Takes the next step; false while the bytes for it have not arrived.
     #[inline]
     fn advance(&mut self, buf: &mut [u8]) -> Result<bool, Reject> {
@@ -293,7 +298,10 @@ impl Parser {
         let mut headers = [const { MaybeUninit::uninit() }; HEADER_FIELDS_MAX];
         let mut parsed = httparse::Request::new(&mut []);
         let head = &buf[self.request_start as usize..self.position as usize];
-        parsed.parse_with_uninit_headers(head, &mut headers)?;
+        parsed.parse_with_uninit_headers(head, &mut headers).map_err(|error| match error {
+            httparse::Error::Token if !is_target_utf8(head) => Reject::BAD_TARGET,
+            error => error.into(),
+        })?;
         self.read_head(&parsed, head)?;
         // Once a part of the body is there, the client does not wait.
         self.expects_continue &= buf.len() == self.position as usize;
@@ -622,6 +630,11 @@ fn settle_version(line: &mut [u8]) -> Result<(), Reject> {
     }
 }
 
+/// Whether the target of a request line is UTF-8: `httparse` refuses another as if it were the method.
+fn is_target_utf8(head: &[u8]) -> bool {
+    head.split(|&byte| byte == b' ').nth(1).is_none_or(|target| str::from_utf8(target).is_ok())
+}
+
 fn method_named(name: &str) -> Result<Method, Reject> {
     match name {
         "GET" => Ok(Method::Get),
@@ -711,7 +724,11 @@ impl<'b> Fields<'b> {
         // Most names are of no interest, and their length alone tells.
         let slot = match name.len() {
             4 if is("Host") => &mut self.host,
-            6 if is("Expect") => &mut self.expect,
+            6 if is("Expect") => {
+                // Two of them are a list, which is another expectation.
+                self.expect = Some(if self.expect.is_some() { b"" } else { value });
+                return Ok(());
+            }
             10 if is("Connection") => {
                 self.add_connection_options(value);
                 return Ok(());

@@ -32,8 +32,10 @@ const BYTES_PER_TURN: usize = 2 * INPUT_BYTES;
 /// How long a client is listened to after the last answer.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How the answer to a request that was not understood is delivered.
-const LAST: Delivery = Delivery { version: Version::Http11, keep_alive: false, head_only: false };
+/// How the answer to a request that is refused is delivered.
+fn last(head_only: bool) -> Delivery {
+    Delivery { version: Version::Http11, keep_alive: false, head_only }
+}
 
 /// As many empty lines as may come before a request, which old clients send after a body, and the start of one more: of
 /// these an idle connection keeps only how many bytes there were.
@@ -247,7 +249,8 @@ impl Connection {
             }
             if !self.receive(input).await? {
                 let answer = self.worker.handler.borrow().too_slow();
-                self.worker.encoder.borrow_mut().encode(&answer, LAST, output);
+                let delivery = last(self.parser.is_head(input.rest()));
+                self.worker.encoder.borrow_mut().encode(&answer, delivery, output);
                 self.send(input, output).await?;
                 return Ok(Exchanged::Close { linger: true });
             }
@@ -326,7 +329,8 @@ impl Connection {
                     return Progress::NeedInput;
                 }
                 Err(reject) => {
-                    encoder.encode(&handler.rejected(reject), LAST, output);
+                    let delivery = last(self.parser.is_head(input.rest()));
+                    encoder.encode(&handler.rejected(reject), delivery, output);
                     return Progress::Last;
                 }
             };

@@ -588,6 +588,9 @@ fn other_expectations_fail_in_1_1() {
         assert_eq!(parse(with_headers("HTTP/1.1", &headers)), Err(Reject::BAD_EXPECTATION));
         assert!(parse(with_headers("HTTP/1.0", &headers)).is_ok());
     }
+    let twice = "Expect: 100-continue\r\n".repeat(2);
+    assert_eq!(parse(with_headers("HTTP/1.1", &twice)), Err(Reject::BAD_EXPECTATION));
+    assert!(parse(with_headers("HTTP/1.0", &twice)).is_ok());
 }
 
 #[test]
