@@ -122,18 +122,26 @@ impl Handler {
     /// As [`Handler::handle`], for the request that `memo` recalls.
     #[inline]
     pub fn handle_again(&mut self, memo: &Memo, request: &Request<'_>) -> Reply {
-        let single = memo.single_of(|| self.single_of(request)).and_then(|tag| self.single(tag));
+        let single = memo.single_of(|tag| self.write_single(request, tag)).and_then(|tag| self.single(tag));
         single.unwrap_or_else(|| self.handle(request))
+    }
+
+    /// Writes down the tag that the request is for one ID of, if it is.
+    #[cold]
+    fn write_single(&self, request: &Request<'_>, tag: &mut String) {
+        if let Some(found) = self.single_of(request) {
+            tag.push_str(&found);
+        }
     }
 
     /// The tag, if the request is for one ID of it and may have it. [`Handler::single`] then answers as
     /// [`Handler::handle`] would, now and whenever the same bytes come again.
-    fn single_of(&self, request: &Request<'_>) -> Option<Box<str>> {
+    fn single_of<'a>(&self, request: &Request<'a>) -> Option<Cow<'a, str>> {
         if request.method != Method::Get || Route::of(request.path) != Route::Alloc {
             return None;
         }
         let tag = allowed(self.grant(request).ok()?, required_tag(request).ok()?).ok()?;
-        count(request, self.service.batch_max).ok()?.is_none().then(|| tag.into())
+        count(request, self.service.batch_max).ok()?.is_none().then_some(tag)
     }
 
     /// One ID; `None` when that takes more than an addition: the request is then to be handled.

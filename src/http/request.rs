@@ -5,7 +5,7 @@
 //! head; lines, limits, the target and the body's framing are checked here.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::mem::{self, MaybeUninit};
 use std::ops::Range;
 
@@ -472,8 +472,10 @@ pub struct Memo {
     authorization: Vec<u8>,
     version: Version,
     keep_alive: bool,
-    /// See [`Memo::single_of`].
-    single_of: OnceCell<Option<Box<str>>>,
+    /// See [`Memo::single_of`]; empty if it is for anything else.
+    single_of: OnceCell<String>,
+    /// The room that the tag of the request before took, for the next one.
+    spare: RefCell<String>,
 }
 
 /// A longer request is not remembered: comparing it would cost as much as it saves.
@@ -499,10 +501,16 @@ impl Memo {
     }
 
     /// The tag, if the request remembered is for one ID of it. `judge` looks, once for each request that is remembered
-    /// and comes again.
+    /// and comes again, and writes it down: no tag is empty.
     #[inline]
-    pub fn single_of(&self, judge: impl FnOnce() -> Option<Box<str>>) -> Option<&str> {
-        self.single_of.get_or_init(judge).as_deref()
+    pub fn single_of(&self, judge: impl FnOnce(&mut String)) -> Option<&str> {
+        let tag = self.single_of.get_or_init(|| {
+            let mut tag = self.spare.take();
+            tag.clear();
+            judge(&mut tag);
+            tag
+        });
+        if tag.is_empty() { None } else { Some(tag) }
     }
 
     /// Remembers what `bytes`, a whole request, were found to mean. One with a body is not remembered: where chunks
@@ -512,7 +520,9 @@ impl Memo {
         if request.method != Method::Get || bytes.len() > MEMO_BYTES_MAX || !ends_with_head() {
             return;
         }
-        self.single_of = OnceCell::new();
+        if let Some(tag) = self.single_of.take() {
+            *self.spare.get_mut() = tag;
+        }
         self.bytes.clear();
         self.bytes.extend_from_slice(bytes);
         self.path.clear();

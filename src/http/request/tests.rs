@@ -147,8 +147,14 @@ fn a_memo_has_a_request_judged_once_and_the_next_one_anew() {
         let mut buf = format!("GET /alloc?app_tag={tag} HTTP/1.1\r\nHost: h\r\n\r\n").into_bytes();
         let Ok(Parsed::Complete { request, bytes }) = Parser::default().parse(&mut buf) else { panic!() };
         memo.keep(bytes, &request);
-        assert_eq!(memo.single_of(|| Some(tag.into())), Some(tag));
-        assert_eq!(memo.single_of(|| unreachable!("it was judged")), Some(tag));
+        let judge = |written: &mut String| {
+            assert_eq!(written, "", "nothing is left of the one before");
+            written.push_str(tag);
+        };
+        assert_eq!(memo.single_of(judge), Some(tag));
+        assert_eq!(memo.single_of(|_| unreachable!("it was judged")), Some(tag));
+        memo.keep(bytes, &request);
+        assert_eq!(memo.single_of(|_| {}), None);
     }
 }
 
