@@ -1,6 +1,6 @@
 # The commands of this project. `make check` is what CI runs.
 
-.PHONY: build run test check lint loom simulation soak chaos galera e2e screenshots deps perf-deps bench instructions clean
+.PHONY: build run test check lint loom simulation soak chaos galera e2e screenshots deps perf-deps bench instructions clients fuzz clean
 
 # The commit is shown by /api/status and in /metrics.
 build:
@@ -67,6 +67,15 @@ bench:
 instructions:
 	sh tests/install-deps.sh valgrind
 	perf/callgrind.sh --check
+
+# The load tools that people have against the server: does each get an answer for every request?
+clients: perf-deps
+	perf/clients.sh
+
+# A minute of looking for bytes that the request parser does not treat as it must. It takes cargo-fuzz
+# (cargo install cargo-fuzz) and a C++ compiler, but no nightly Rust; `make test` tries what is in fuzz/corpus.
+fuzz:
+	cargo fuzz run -s none request -- -max_total_time=60
 
 clean:
 	cargo clean

@@ -23,6 +23,12 @@ use access::Access;
 use counters::Counters;
 use handler::{Handler, Service};
 
+// A bug in a request must cost its connection, and not every other client's.
+#[cfg(not(panic = "unwind"))]
+compile_error!(
+    "idalloc must be built with panic = \"unwind\", which is Cargo's default: see [profile] in Cargo.toml"
+);
+
 /// Connections that may wait to be accepted; the kernel lowers it to its own limit.
 const ACCEPT_BACKLOG: i32 = 4096;
 
