@@ -148,15 +148,29 @@ struct Delivery<'c> {
     pieces: Vec<&'c [u8]>,
 }
 
-/// Whole, byte by byte, and in two parts: cut anywhere, or, when it is long, at every so many bytes and near the end.
+/// Whole, byte by byte, and in two parts: cut anywhere, or, when it is long, wherever something begins or ends.
 fn deliveries(case: &Case) -> impl Iterator<Item = Vec<&[u8]>> {
     let (sent, bytes) = (case.sent.as_slice(), case.sent.len());
-    let cuts = (1..bytes).filter(move |cut| bytes <= LONG || cut % (bytes / 16) == 0 || bytes - cut < 64);
+    let cuts = (1..bytes).filter(move |cut| bytes <= LONG || is_interesting(sent, *cut));
     let byte_by_byte = sent.chunks(1).collect();
     [vec![sent], byte_by_byte].into_iter().filter(|pieces| !pieces.is_empty()).chain(cuts.map(move |cut| {
         let (start, end) = sent.split_at(cut);
         vec![start, end]
     }))
+}
+
+/// Whether a long request is cut here: around its start and end, the ends of its first lines and of its head, whatever
+/// the server reads at once, the limits, and at every so many bytes.
+fn is_interesting(sent: &[u8], cut: usize) -> bool {
+    let is_near = |place: usize| cut.abs_diff(place) <= 1;
+    let line_ends = || memchr::memmem::find_iter(sent, "\r\n").take(4);
+    let head_end = || memchr::memmem::find(sent, b"\r\n\r\n").map(|at| at + 4);
+    cut < 24
+        || sent.len() - cut < 24
+        || cut.is_multiple_of(sent.len() / 16)
+        || [4, 16, 32, 64].into_iter().any(|kib| is_near(kib * 1024))
+        || line_ends().any(|at| is_near(at + 1))
+        || head_end().is_some_and(|at| is_near(at) || is_near(at + 64 * 1024))
 }
 
 /// From here on, not every way of delivery is tried, nor waited for byte by byte.
@@ -224,9 +238,10 @@ impl Wire {
             .iter()
             .flat_map(|case| deliveries(case).map(move |pieces| Delivery { case, pieces }))
             .collect();
-        // Those of many pieces go together.
+        // Those of many pieces go together, so that the others need not wait with them.
         all.sort_by_key(|delivery| delivery.pieces.len());
-        for batch in all.chunks(BATCH) {
+        let alike = |a: &Delivery, b: &Delivery| (a.pieces.len() <= 2) == (b.pieces.len() <= 2);
+        for batch in all.chunk_by(alike).flat_map(|group| group.chunks(BATCH)) {
             for (delivery, received) in batch.iter().zip(self.deliver(batch)) {
                 let Delivery { case, pieces } = delivery;
                 let lengths: Vec<_> = pieces.iter().take(2).map(|piece| piece.len()).collect();
@@ -384,6 +399,50 @@ fn an_answer_is_these_bytes() {
     let age = httpdate::parse_http_date(date).unwrap().elapsed().unwrap();
     assert!(age < Duration::from_secs(3), "{date}");
     assert_eq!(after, "Connection: close\r\nContent-Length: 31\r\n\r\n{\"resp_code\":0,\"msg\":\"success\"}");
+}
+
+#[test]
+fn the_date_goes_on() {
+    let wire = Wire::start();
+    let mut client = wire.server.connect();
+    let mut date = || {
+        let response = client.get("/health");
+        httpdate::parse_http_date(&response.headers["date"]).unwrap()
+    };
+    let (first, deadline) = (date(), Instant::now() + PATIENCE);
+    while date() < first + Duration::from_secs(2) {
+        assert!(Instant::now() < deadline, "it stands still");
+        thread::sleep(Duration::from_millis(50));
+    }
+    // Within a second and the ticks of the server's clock.
+    let age = date().elapsed().unwrap();
+    assert!(age < Duration::from_secs(4), "it is {age:?} late");
+}
+
+/// Segments with data that the client has received: without delay, each write is one, or several when it is long.
+fn segments_received(stream: &TcpStream) -> u32 {
+    // SAFETY: all of its fields are numbers.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: both addresses are those of live values, and `length` is the length of the one that is written to.
+    let done = unsafe {
+        let value = (&raw mut info).cast();
+        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &raw mut length)
+    };
+    assert_eq!(done, 0);
+    info.tcpi_data_segs_in
+}
+
+#[test]
+fn the_answers_of_a_turn_leave_in_one_write() {
+    const DEPTH: usize = 16;
+    let wire = Wire::start();
+    let mut stream = wire.connect();
+    for turns in 1..=20 {
+        stream.write_all(GET.repeat(DEPTH).as_bytes()).unwrap();
+        assert_eq!(receive(&mut stream, DEPTH * ok().len()), ok().repeat(DEPTH));
+        assert_eq!(segments_received(&stream), turns, "in as many turns");
+    }
 }
 
 #[test]
