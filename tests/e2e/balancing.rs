@@ -62,13 +62,14 @@ fn nodes_die_stop_and_come_back(kind: Kind) {
 
 fn one_tag_at_fault_leaves_the_others_served(kind: Kind) {
     let site = Site::start(kind);
-    site.db.exec("INSERT INTO segments (app_tag, max_id, step) VALUES ('faulty', 0, 1)");
+    site.db.exec("INSERT INTO segments (app_tag, max_id, step) VALUES ('faulty', 1000000, 1)");
     site.under_load(|nodes, load| {
         (0..NODES).for_each(|node| site.balancer.await_service(node));
         for server in nodes.values() {
             server.await_status("/alloc?app_tag=faulty", 200);
         }
-        site.db.exec("UPDATE segments SET step = 0 WHERE app_tag = 'faulty'");
+        // The database has lost what every node was granted: each of them fences the tag when it asks for more.
+        site.db.exec("UPDATE segments SET max_id = 0 WHERE app_tag = 'faulty'");
         let deadline = Instant::now() + PATIENCE;
         while !site.balancer.has_nobody() {
             assert!(Instant::now() < deadline, "{kind:?}: some node is taken for good still");
@@ -79,7 +80,7 @@ fn one_tag_at_fault_leaves_the_others_served(kind: Kind) {
         }
         load.await_answers();
         // Mended, the tag is served, and the nodes are taken for good again.
-        site.db.exec("UPDATE segments SET step = 1 WHERE app_tag = 'faulty'");
+        site.db.exec("UPDATE segments SET max_id = 2000000 WHERE app_tag = 'faulty'");
         site.await_id("faulty");
         (0..NODES).for_each(|node| site.balancer.await_service(node));
     });
