@@ -34,6 +34,10 @@ use sessions::Sessions;
 
 pub use port::Port;
 
+/// The most files that the port has open: its connections, and its sessions with the store, each of which may be a database
+/// and its journal.
+pub const FILES_MAX: usize = port::CONNECTIONS_MAX + 2 * sessions::SESSIONS_MAX;
+
 /// The longest body of a request.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long a request may take, from its head to the head of its answer; longer than any store's timeouts.

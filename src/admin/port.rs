@@ -22,7 +22,7 @@ use crate::http::handler::Service;
 use crate::http::listen;
 
 /// The most connections; one more is closed at once.
-const CONNECTIONS_MAX: usize = 64;
+pub(super) const CONNECTIONS_MAX: usize = 64;
 /// How long a head may take to arrive, and so how long a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of an answer, or of a stream.

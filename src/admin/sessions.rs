@@ -11,7 +11,7 @@ use crate::store::{self, TagStore};
 use crate::sync::lock;
 
 /// The most sessions.
-const SESSIONS_MAX: usize = 4;
+pub(super) const SESSIONS_MAX: usize = 4;
 
 /// All sessions, at work or idle.
 pub struct Sessions {

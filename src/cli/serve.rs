@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use idalloc::admin::Port;
+use idalloc::admin::{self, Port};
 use idalloc::alloc::watermark::Watermarks;
 use idalloc::alloc::{Allocator, AllocatorConfig, StoreFactory};
 use idalloc::config::Config;
@@ -27,8 +27,6 @@ const CLOSE_MAX: Duration = Duration::from_secs(2);
 const FILES_AT_REST: usize = 24;
 /// A session with the store: SQLite has a journal beside the database.
 const FILES_PER_REFILL_THREAD: usize = 2;
-/// As many connections as the operator's port takes, and sessions with the store for the changes that they ask for.
-const FILES_FOR_OPERATORS: usize = 64 + 8;
 /// For what is opened and closed again: a file of watermarks that is written, names that are resolved.
 const FILES_SPARE: usize = 24;
 
@@ -110,7 +108,7 @@ fn connections_within_file_limit(config: &Config) -> usize {
     let always = FILES_AT_REST
         + config.workers * http::FILES_PER_WORKER
         + config.refill_threads * FILES_PER_REFILL_THREAD;
-    let at_times = http::LINGERING_MAX + FILES_FOR_OPERATORS + FILES_SPARE;
+    let at_times = http::LINGERING_MAX + admin::FILES_MAX + FILES_SPARE;
     // Where there are few, what is open at times only has to share with the connections.
     let left = files.saturating_sub(always);
     let possible = left.saturating_sub(at_times.min(left / 2)).max(1);
