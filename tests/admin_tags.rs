@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::mariadb::PASSWORD;
+use support::proxy::{Loss, Proxy};
 use support::server::{Client, PATIENCE, Response, Server, Setup};
 use support::store::Store;
 
@@ -423,7 +424,11 @@ fn a_store_that_does_not_answer_is_an_error_and_lists_go_on() {
 fn a_change_without_an_answer_is_in_doubt_and_is_sent_once() {
     use mysql::prelude::Queryable;
     let store = Store::mariadb();
-    let store = Store { dsn: format!("{}?readTimeout=500ms", store.dsn), ..store };
+    let port = store.database.as_ref().unwrap().port();
+    // The change itself holds the step as these bytes; what is prepared, and read, before does not.
+    const STEP: i64 = i64::from_le_bytes(*b"step\0\0\0\0");
+    let proxy = Proxy::before(port, "step\0\0\0\0");
+    let store = Store { dsn: store.dsn.replace(&port.to_string(), &proxy.port().to_string()), ..store };
     let server = store.start();
     let mut operator = Operator::of(&server);
     let database = store.database.as_ref().unwrap();
@@ -431,13 +436,19 @@ fn a_change_without_an_answer_is_in_doubt_and_is_sent_once() {
     let mut changes = || observer.query_first::<(String, u64), _>("SHOW GLOBAL STATUS LIKE 'Com_update'");
     let mut changes = || changes().unwrap().unwrap().1;
     let before = changes();
-    let lock = database.lock_row("test_business");
-    let (status, field, message) = operator.error("PATCH", "/api/tags/test_business", r#"{"step":5}"#);
+    proxy.lose(Some(Loss::Closed));
+    let (status, field, message) =
+        operator.error("PATCH", "/api/tags/test_business", &json!({"step": STEP}).to_string());
     assert_eq!((status, field), (503, json!(null)), "{message}");
     let doubt = "whether step was changed all the same is unknown: look before you try again";
     assert!(message.contains(doubt), "{message}");
-    drop(lock);
-    assert_eq!(operator.ask("GET", "/api/tags/test_business", "").status, 200);
+    proxy.lose(None);
+    let tag = operator.ask("GET", "/api/tags/test_business", "").json();
+    assert_eq!(
+        (proxy.lost(), &tag["step"]),
+        (1, &json!(STEP)),
+        "it was made, and its acknowledgement lost: {tag}"
+    );
     assert_eq!(changes() - before, 1);
 }
 
