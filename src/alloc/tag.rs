@@ -200,7 +200,7 @@ pub enum Hunger {
     None,
     /// Callers find too little, but have not for long, or others are served: as usual for a small step.
     Brief,
-    /// Callers find too little and nobody is served, and that has been so for long or because refills fail.
+    /// Callers find too little and nobody is served, and that has been so for long or because of a fault.
     Starving,
 }
 
@@ -209,7 +209,7 @@ pub enum Hunger {
 pub enum TagState {
     /// The store has gone back behind what was granted: nothing is handed out.
     Fenced,
-    /// Callers find no IDs, and have not for long or because refills fail.
+    /// Callers find too few IDs, and have not found more for a while.
     Starving,
     /// The row is at fault.
     Broken,
@@ -831,10 +831,9 @@ fn step_fault(step: i64) -> Option<Fault> {
 impl State {
     fn hunger(&self, left: u64, grace: Duration, now: Instant) -> Hunger {
         let Some(unmet) = self.unmet.filter(|_| !self.closed) else { return Hunger::None };
+        // A refill that has failed is tried again, and mostly succeeds: a row may be locked for a moment.
         let over = now.saturating_duration_since(unmet.since) >= grace;
-        // As long as some are left, only time tells whether anybody is served.
-        let hopeless = left == 0 && (self.failures > 0 || self.fault.is_some());
-        match (over && left >= unmet.left) || hopeless {
+        match (over && left >= unmet.left) || (left == 0 && self.fault.is_some()) {
             true => Hunger::Starving,
             false => Hunger::Brief,
         }
@@ -1129,7 +1128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_chain_starves_when_it_lasts_or_refills_fail() {
+    fn an_empty_chain_starves_when_it_lasts() {
         let later = Instant::now() + Duration::from_secs(1);
         let mut one = None;
         let tag = running(10);
@@ -1138,7 +1137,7 @@ mod tests {
         assert_eq!(tag.hunger(Duration::from_secs(5), later), Hunger::Brief);
         assert_eq!(tag.hunger(Duration::ZERO, later), Hunger::Starving);
         tag.postpone();
-        assert_eq!(tag.hunger(Duration::from_secs(5), later), Hunger::Starving, "the refill has failed");
+        assert_eq!(tag.hunger(Duration::from_secs(5), later), Hunger::Brief, "it is tried again at once");
         tag.complete(Job::Extend(10), ids(10, 20));
         assert_eq!(tag.hunger(Duration::ZERO, later), Hunger::None);
     }
