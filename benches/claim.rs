@@ -19,6 +19,10 @@ use idalloc::alloc::sizing::Policy;
 use idalloc::alloc::tag::{Job, Tag, TagHandle};
 use idalloc::segment::{IdRange, Segment};
 
+/// As in the program: how segments lie in memory depends on it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const MOST_TAGS: usize = 100_000;
 
 fn endless_tag() -> Arc<Tag> {

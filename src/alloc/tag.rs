@@ -398,7 +398,7 @@ impl Tag {
     /// newest, and is otherwise discarded.
     pub fn unpark(&self, id: WaiterId) -> Option<Discarded> {
         let mut state = self.lock();
-        let range = state.waiters.remove(&id)?.lease.withdraw()?;
+        let range = state.leave(id)?.lease.withdraw()?;
         self.append_or_discard(&mut state, range)
     }
 
@@ -882,6 +882,15 @@ impl State {
             self.next_waiter
         });
         self.waiters.insert(id, Waiter { waker: waker.clone(), need, lease: Lease::Due });
+    }
+
+    fn leave(&mut self, id: WaiterId) -> Option<Waiter> {
+        let waiter = self.waiters.remove(&id);
+        if self.waiters.is_empty() {
+            // An emptied map keeps room for eleven: in each of a hundred thousand tags.
+            self.waiters = BTreeMap::new();
+        }
+        waiter
     }
 
     /// How many IDs each caller waits for that waits for the chain.
