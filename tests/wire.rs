@@ -1753,17 +1753,7 @@ fn a_low_limit_of_files_is_heeded_from_the_start() {
     let before = server.cpu_time();
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(server.port())).collect();
     let began = Instant::now();
-    let (mut served, mut refused) = (0, 0);
-    for stream in &mut clients {
-        let _ = stream.write_all(GET.as_bytes());
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).unwrap();
-        match &status {
-            b"HTTP/1.1 200" => served += 1,
-            b"HTTP/1.1 503" => refused += 1,
-            other => panic!("{:?}", String::from_utf8_lossy(other)),
-        }
-    }
+    let (served, refused) = served_and_refused(&mut clients);
     assert!(served >= 16 && refused > 0, "{served} served, {refused} refused");
     let spent = server.cpu_time() - before;
     let limit = Duration::from_millis(500) + began.elapsed() / 5;
@@ -1782,17 +1772,10 @@ fn a_low_limit_of_files_is_heeded_from_the_start() {
     }
 }
 
-#[test]
-fn the_files_that_workers_need_are_no_connections() {
-    const CLIENTS: usize = 700;
-    rlimit::increase_nofile_limit(u64::MAX).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let setup = Setup::embedded(&directory.path().join("ids.db")).key("Workers", 128);
-    let mut server = setup.open_files(1024, 1024).start();
-    server.await_status("/health", 200);
-    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(server.port())).collect();
+/// Asks on each connection: how many are served, and how many are one too many.
+fn served_and_refused(clients: &mut [TcpStream]) -> (usize, usize) {
     let (mut served, mut refused) = (0, 0);
-    for stream in &mut clients {
+    for stream in clients {
         // Who is refused may be told before this is sent.
         let _ = stream.write_all(GET.as_bytes());
         let mut status = [0; 12];
@@ -1803,6 +1786,19 @@ fn the_files_that_workers_need_are_no_connections() {
             other => panic!("{:?}", String::from_utf8_lossy(other)),
         }
     }
+    (served, refused)
+}
+
+#[test]
+fn the_files_that_workers_need_are_no_connections() {
+    const CLIENTS: usize = 700;
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let setup = Setup::embedded(&directory.path().join("ids.db")).key("Workers", 128);
+    let mut server = setup.open_files(1024, 1024).start();
+    server.await_status("/health", 200);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(server.port())).collect();
+    let (served, refused) = served_and_refused(&mut clients);
     assert!(served >= 200 && refused > 0, "{served} served, {refused} refused");
     server.signal(libc::SIGTERM);
     server.wait();
