@@ -314,6 +314,8 @@ fn rows_that_come_and_go_are_noticed() {
             let fenced = server.await_status("/alloc?app_tag=late", 503);
             // Two refused reservations, the second to be sure of the first, have lifted the row to 100.
             assert!(fenced.body.contains("raise max_id to 101 or more"), "no ID twice: {fenced:?}");
+            store.exec("UPDATE segments SET max_id = 200 WHERE app_tag = 'late'");
+            assert_eq!(server.await_status("/alloc?app_tag=late", 200).id(), 200, "of the new row");
         },
     );
 }

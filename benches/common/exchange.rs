@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use idalloc::alloc::Allocator;
 use idalloc::http::counters::Counters;
-use idalloc::http::handler::{Handler, Reply, Service};
+use idalloc::http::handler::{Handler, Reply, Service, Shortcut};
 use idalloc::http::request::{Memo, Method, Parsed, Parser, Request};
 use idalloc::http::response::{Delivery, Encoder};
 
@@ -20,7 +20,7 @@ pub struct Exchange {
     _allocator: Allocator,
     handler: Handler,
     encoder: Encoder,
-    memo: Memo,
+    memo: Memo<Shortcut>,
     output: Vec<u8>,
 }
 
@@ -57,9 +57,11 @@ impl Exchange {
     }
 
     fn answer_one(&mut self, input: &mut [u8]) -> usize {
-        if let Some((request, length)) = self.memo.recall(input) {
-            let reply = self.handler.handle_again(&self.memo, &request);
-            encode(reply, &mut self.encoder, &request, &mut self.output);
+        if let Some((request, shortcut, length)) = self.memo.recall(input) {
+            match self.handler.single(&request, shortcut) {
+                Some(id) => self.encoder.encode_id(id, &mut self.output),
+                None => encode(self.handler.handle(&request), &mut self.encoder, &request, &mut self.output),
+            }
             return length;
         }
         let mut parser = Parser::default();

@@ -80,7 +80,7 @@ impl From<&Request<'_>> for Asked {
 #[derive(Default)]
 struct Connection {
     parser: Parser,
-    memo: Option<Memo>,
+    memo: Option<Memo<()>>,
     buffer: Vec<u8>,
     outcome: Outcome,
     /// The client was told to go on with the present request.
@@ -97,7 +97,7 @@ impl Connection {
     fn advance(&mut self) -> bool {
         let received = self.buffer.len();
         if self.parser.is_fresh()
-            && let Some((request, bytes)) = self.memo.as_ref().and_then(|memo| memo.recall(&self.buffer))
+            && let Some((request, (), bytes)) = self.memo.as_mut().and_then(|memo| memo.recall(&self.buffer))
         {
             self.outcome.requests.push((&request).into());
             return self.consume(bytes);
@@ -134,7 +134,7 @@ impl Connection {
     }
 }
 
-fn receive<'i>(pieces: impl IntoIterator<Item = &'i [u8]>, memo: Option<Memo>) -> Connection {
+fn receive<'i>(pieces: impl IntoIterator<Item = &'i [u8]>, memo: Option<Memo<()>>) -> Connection {
     let mut connection = Connection { memo, ..Connection::default() };
     for piece in pieces {
         connection.receive(piece);

@@ -442,12 +442,18 @@ impl Handle {
     /// Takes one ID if that needs no waiting: the hot path. `None`: use [`Handle::claim`].
     #[inline]
     pub fn next_id(&mut self, tag: &str) -> Option<i64> {
-        let handle = self.tags.get_mut(tag)?;
-        let claim = handle.claim(1)?;
-        if claim.crossed_trigger {
-            self.shared.enqueue(handle.tag(), handle.tag().request_refill());
-        }
-        Some(claim.ids.start)
+        next_id(&self.shared, self.tags.get_mut(tag)?)
+    }
+
+    /// As [`Handle::next_id`], for who has looked for the tag before.
+    #[inline]
+    pub fn next_id_of(&self, tag: &mut TagHandle) -> Option<i64> {
+        next_id(&self.shared, tag)
+    }
+
+    /// One more way to a tag that was claimed from before.
+    pub fn way_to(&self, tag: &str) -> Option<TagHandle> {
+        self.tags.get(tag).map(|handle| TagHandle::new(handle.tag().clone()))
     }
 
     /// Claims what is wanted of `tag` if that needs no waiting, and begins to wait for it otherwise.
@@ -508,6 +514,13 @@ impl Handle {
     }
 }
 
+#[inline]
+fn next_id(shared: &Shared, handle: &mut TagHandle) -> Option<i64> {
+    let claim = handle.claim(1)?;
+    note_crossing(shared, handle, &claim);
+    Some(claim.ids.start)
+}
+
 fn try_claim(shared: &Shared, handle: &mut TagHandle, want: Want, got: &mut Ids) -> Option<Granted> {
     match want {
         Want::Ids(count) => {
@@ -539,6 +552,7 @@ fn take(shared: &Shared, handle: &mut TagHandle, mut count: u64, got: &mut Ids) 
     }
 }
 
+#[inline]
 fn note_crossing(shared: &Shared, handle: &TagHandle, claim: &Claim) {
     if claim.crossed_trigger {
         shared.enqueue(handle.tag(), handle.tag().request_refill());

@@ -67,9 +67,15 @@ impl Tally {
     #[inline]
     pub fn answered(&self, route: Route, answer: &Answer) {
         match answer {
-            Answer::Id(_) => self.single_ids.add(1),
+            Answer::Id(_) => self.answered_single(),
             _ => self.answered_otherwise(route, answer),
         }
+    }
+
+    /// Takes note of an answer with one ID.
+    #[inline]
+    pub fn answered_single(&self) {
+        self.single_ids.add(1);
     }
 
     fn answered_otherwise(&self, route: Route, answer: &Answer) {

@@ -349,7 +349,7 @@ impl Connection {
     }
 
     /// Blocks this coroutine, and no thread, until the IDs are there.
-    fn await_ids(&mut self, mut waiting: Waiting) -> Answer {
+    fn await_ids(&mut self, mut waiting: Box<Waiting>) -> Answer {
         let blocker = Blocker::current();
         let waker = Waker::from(Arc::new(Unpark(blocker.clone())));
         let deadline = Instant::now() + self.handler.service().alloc_timeout;
@@ -360,7 +360,7 @@ impl Connection {
             }
             // The sweep unparks it too, when the deadline is over.
             if Instant::now() >= deadline || blocker.park(None).is_err() {
-                break self.handler.give_up(waiting);
+                break self.handler.give_up(&waiting);
             }
         };
         lock(&self.activity.state).waiting = None;

@@ -10,8 +10,9 @@ use crossbeam_utils::CachePadded;
 
 use super::access::{Access, Grant, bearer};
 use super::counters::{Counters, Route, Tally, Wait};
-use super::request::{BadParameters, Memo, Method, Reject, Request, parameter};
+use super::request::{BadParameters, Method, Reject, Request, Version, parameter};
 use super::response::{Answer, ApiError};
+use crate::alloc::tag::TagHandle;
 use crate::alloc::{AllocError, Granted, Handle, Health, Outcome, Pending, Want};
 use crate::store::tag::TAG_BYTES_MAX;
 
@@ -63,7 +64,7 @@ pub enum Reply {
     /// The answer.
     Now(Answer),
     /// To be polled with [`Handler::poll`] for at most `Service::alloc_timeout`, then [`Handler::give_up`].
-    Later(Waiting),
+    Later(Box<Waiting>),
 }
 
 /// A request that waits for IDs.
@@ -89,6 +90,18 @@ enum Form {
     AsGranted,
     /// Of a claim that a HEAD asked for and did not make.
     Unclaimed,
+}
+
+/// What a request that has come again comes to.
+#[derive(Default)]
+pub enum Shortcut {
+    /// That is to be found out.
+    #[default]
+    Unknown,
+    /// An ID of this tag, with a plain answer.
+    SingleOf(TagHandle),
+    /// Anything else.
+    None,
 }
 
 impl Handler {
@@ -119,40 +132,43 @@ impl Handler {
         reply
     }
 
-    /// As [`Handler::handle`], for the request that `memo` recalls.
+    /// The ID, if the request, which was remembered and has come again, is for one of a tag, and that takes no more than
+    /// an addition; the answer is then plain. Any other request is to be handled.
     #[inline]
-    pub fn handle_again(&mut self, memo: &Memo, request: &Request<'_>) -> Reply {
-        let single = memo.single_of(|tag| self.write_single(request, tag)).and_then(|tag| self.single(tag));
-        single.unwrap_or_else(|| self.handle(request))
+    pub fn single(&mut self, request: &Request<'_>, shortcut: &mut Shortcut) -> Option<i64> {
+        if self.service.is_draining() {
+            return None;
+        }
+        if let Shortcut::Unknown = shortcut {
+            *shortcut = self.shortcut(request);
+        }
+        let Shortcut::SingleOf(tag) = shortcut else { return None };
+        let id = self.handle.next_id_of(tag);
+        match id {
+            Some(_) => self.tally.answered_single(),
+            // The tag may be gone, and another one have its name.
+            None => *shortcut = Shortcut::Unknown,
+        }
+        id
     }
 
-    /// Writes down the tag that the request is for one ID of, if it is.
     #[cold]
-    fn write_single(&self, request: &Request<'_>, tag: &mut String) {
-        if let Some(found) = self.single_of(request) {
-            tag.push_str(&found);
+    fn shortcut(&self, request: &Request<'_>) -> Shortcut {
+        match self.single_of(request) {
+            None => Shortcut::None,
+            Some(tag) => self.handle.way_to(&tag).map_or(Shortcut::Unknown, Shortcut::SingleOf),
         }
     }
 
-    /// The tag, if the request is for one ID of it and may have it. [`Handler::single`] then answers as
-    /// [`Handler::handle`] would, now and whenever the same bytes come again.
+    /// The tag, if the request is for one ID of it, may have it, and leaves the connection open: what
+    /// [`Handler::handle`] would find, now and whenever the same bytes come again.
     fn single_of<'a>(&self, request: &Request<'a>) -> Option<Cow<'a, str>> {
-        if request.method != Method::Get || Route::of(request.path) != Route::Alloc {
+        let is_plain = request.version == Version::Http11 && request.keep_alive;
+        if request.method != Method::Get || !is_plain || Route::of(request.path) != Route::Alloc {
             return None;
         }
         let tag = allowed(self.grant(request).ok()?, required_tag(request).ok()?).ok()?;
         count(request, self.service.batch_max).ok()?.is_none().then_some(tag)
-    }
-
-    /// One ID; `None` when that takes more than an addition: the request is then to be handled.
-    #[inline]
-    fn single(&mut self, tag: &str) -> Option<Reply> {
-        if self.service.is_draining() {
-            return None;
-        }
-        let answer = Answer::Id(self.handle.next_id(tag)?);
-        self.tally.answered(Route::Alloc, &answer);
-        Some(Reply::Now(answer))
     }
 
     fn try_handle(&mut self, route: Route, request: &Request<'_>) -> Result<Reply, ApiError> {
@@ -248,7 +264,8 @@ impl Handler {
             Outcome::Granted(granted) => Reply::Now(answer(granted, tag, form)),
             Outcome::Pending(pending) => {
                 let question = Question { route, tag: tag.into(), form };
-                Reply::Later(Waiting { pending, question, _wait: self.service.counters.waits.begin() })
+                let _wait = self.service.counters.waits.begin();
+                Reply::Later(Box::new(Waiting { pending, question, _wait }))
             }
         }
     }
@@ -266,7 +283,7 @@ impl Handler {
     }
 
     /// The answer to a request that has waited for as long as it may.
-    pub fn give_up(&self, waiting: Waiting) -> Answer {
+    pub fn give_up(&self, waiting: &Waiting) -> Answer {
         let waited_ms = self.service.alloc_timeout.as_millis();
         let Question { route, tag, .. } = &waiting.question;
         let message = format!("no IDs for app_tag '{tag}' within {waited_ms} ms; try again");

@@ -5,7 +5,6 @@
 //! head; lines, limits, the target and the body's framing are checked here.
 
 use std::borrow::Cow;
-use std::cell::{OnceCell, RefCell};
 use std::mem::{self, MaybeUninit};
 use std::ops::Range;
 
@@ -463,28 +462,26 @@ impl Parser {
 }
 
 /// The last GET of a worker, taken apart. Most clients send the same bytes over and over, and what the same bytes
-/// mean need not be found out twice.
+/// mean need not be found out twice. `S` is what the server made of it: the default until it has looked.
 #[derive(Debug, Default)]
-pub struct Memo {
+pub struct Memo<S> {
     bytes: Vec<u8>,
     path: String,
     query: String,
     authorization: Vec<u8>,
     version: Version,
     keep_alive: bool,
-    /// See [`Memo::single_of`]; empty if it is for anything else.
-    single_of: OnceCell<String>,
-    /// The room that the tag of the request before took, for the next one.
-    spare: RefCell<String>,
+    shortcut: S,
 }
 
 /// A longer request is not remembered: comparing it would cost as much as it saves.
 const MEMO_BYTES_MAX: usize = 512;
 
-impl Memo {
-    /// The request at the start of `buf`, where a request must start, and its length: if it is the one remembered.
+impl<S: Default> Memo<S> {
+    /// The request at the start of `buf`, where a request must start, what was made of it, and its length: if it is the one
+    /// remembered.
     #[inline]
-    pub fn recall(&self, buf: &[u8]) -> Option<(Request<'_>, usize)> {
+    pub fn recall(&mut self, buf: &[u8]) -> Option<(Request<'_>, &mut S, usize)> {
         if self.bytes.is_empty() || !buf.starts_with(&self.bytes) {
             return None;
         }
@@ -497,20 +494,7 @@ impl Memo {
             authorization: &self.authorization,
             form: &[],
         };
-        Some((request, self.bytes.len()))
-    }
-
-    /// The tag, if the request remembered is for one ID of it. `judge` looks, once for each request that is remembered
-    /// and comes again, and writes it down: no tag is empty.
-    #[inline]
-    pub fn single_of(&self, judge: impl FnOnce(&mut String)) -> Option<&str> {
-        let tag = self.single_of.get_or_init(|| {
-            let mut tag = self.spare.take();
-            tag.clear();
-            judge(&mut tag);
-            tag
-        });
-        if tag.is_empty() { None } else { Some(tag) }
+        Some((request, &mut self.shortcut, self.bytes.len()))
     }
 
     /// Remembers what `bytes`, a whole request, were found to mean. One with a body is not remembered: where chunks
@@ -520,9 +504,7 @@ impl Memo {
         if request.method != Method::Get || bytes.len() > MEMO_BYTES_MAX || !ends_with_head() {
             return;
         }
-        if let Some(tag) = self.single_of.take() {
-            *self.spare.get_mut() = tag;
-        }
+        self.shortcut = S::default();
         self.bytes.clear();
         self.bytes.extend_from_slice(bytes);
         self.path.clear();

@@ -147,7 +147,7 @@ enum Progress {
     /// It is time to send, and for the other connections' turn.
     Flush,
     /// The next answer has to wait for IDs.
-    Wait(Waiting, Delivery),
+    Wait(Box<Waiting>, Delivery),
     /// The next answer is sent in pieces.
     Batch(LongBatch, Delivery),
     /// The last answer is written.
@@ -319,6 +319,11 @@ impl Connection {
             if self.budget.is_spent() || output.len() >= OUTPUT_BYTES {
                 return Progress::Flush;
             }
+            if let Some(id) = self.next_single(input, &mut handler) {
+                self.begin_answer();
+                encoder.encode_id(id, output);
+                continue;
+            }
             let (reply, delivery) = match self.next_reply(input, &mut handler) {
                 Ok(Next::Reply(reply, delivery)) => (reply, delivery),
                 Ok(Next::Partial { expects_continue }) => {
@@ -334,8 +339,7 @@ impl Connection {
                     return Progress::Last;
                 }
             };
-            self.budget.requests -= 1;
-            self.end_reading();
+            self.begin_answer();
             match reply {
                 Reply::Now(answer @ Answer::Ids(_)) => match LongBatch::of(answer) {
                     Ok(batch) => return Progress::Batch(batch, delivery),
@@ -351,20 +355,31 @@ impl Connection {
         Progress::NeedInput
     }
 
+    /// The ID that the next request is for, if it is the one that a worker remembers, and that is all that it wants.
+    #[inline]
+    fn next_single(&self, input: &mut Input, handler: &mut Handler) -> Option<i64> {
+        if !self.parser.is_fresh() {
+            return None;
+        }
+        let mut memo = self.worker.memo.borrow_mut();
+        let (request, shortcut, length) = memo.recall(input.rest())?;
+        let id = handler.single(&request, shortcut)?;
+        input.consumed += length;
+        Some(id)
+    }
+
     /// Has the next request handled.
     #[inline]
     fn next_reply(&mut self, input: &mut Input, handler: &mut Handler) -> Result<Next, Reject> {
         let Input { bytes, consumed } = input;
         let bytes = &mut bytes[*consumed..];
         let worker = &self.worker;
-        let memo = worker.memo.borrow();
         if self.parser.is_fresh()
-            && let Some((request, length)) = memo.recall(bytes)
+            && let Some((request, _, length)) = worker.memo.borrow_mut().recall(bytes)
         {
             *consumed += length;
-            return Ok(Next::Reply(handler.handle_again(&memo, &request), worker.delivery(&request)));
+            return Ok(Next::Reply(handler.handle(&request), worker.delivery(&request)));
         }
-        drop(memo);
         match self.parser.parse(bytes)? {
             Parsed::Partial { expects_continue } => Ok(Next::Partial { expects_continue }),
             Parsed::Complete { request, bytes } => {
@@ -388,18 +403,20 @@ impl Connection {
         }
     }
 
-    fn end_reading(&mut self) {
+    /// A whole request is taken from the input.
+    fn begin_answer(&mut self) {
+        self.budget.requests -= 1;
         // Idle, if this is the first request of an exchange.
         if mem::take(&mut self.reading) || self.watch.is_idle() {
             self.worker.begin_busy(&self.watch);
         }
     }
 
-    async fn await_ids(&self, mut waiting: Waiting) -> Answer {
+    async fn await_ids(&self, mut waiting: Box<Waiting>) -> Answer {
         let handler = &self.worker.handler;
         let limit = self.worker.service.alloc_timeout;
         let answer = timeout(limit, poll_fn(|cx| handler.borrow_mut().poll(&mut waiting, cx))).await;
-        answer.unwrap_or_else(|_| handler.borrow().give_up(waiting))
+        answer.unwrap_or_else(|_| handler.borrow().give_up(&waiting))
     }
 
     /// Waits for input; false when the client was idle for too long, does not take its answers, or is gone.

@@ -17,7 +17,7 @@ use super::connection::{Buffers, Connection};
 use super::{Slot, TICK};
 use crate::http::Limits;
 use crate::http::counters::Tally;
-use crate::http::handler::{Handler, Service};
+use crate::http::handler::{Handler, Service, Shortcut};
 use crate::http::request::{Memo, Method, Request};
 use crate::http::response::{Delivery, Encoder};
 
@@ -36,7 +36,7 @@ const SPARE_BUFFERS_MAX: usize = 64;
 pub(super) struct Worker {
     pub handler: RefCell<Handler>,
     pub encoder: RefCell<Encoder>,
-    pub memo: RefCell<Memo>,
+    pub memo: RefCell<Memo<Shortcut>>,
     pub limits: Limits,
     pub service: Arc<Service>,
     pub tally: Arc<CachePadded<Tally>>,
