@@ -25,8 +25,9 @@ fn allocator(file: &std::path::Path) -> Allocator {
         refill_threads: 1,
         preload_tags: 1,
         tag_reload: Duration::from_secs(10),
-        policy: Policy::default(),
+        policy: Policy::default().into(),
         on_regression: OnRegression::Refuse,
+        trim: || (),
     };
     Allocator::start(config, Watermarks::default(), &open).unwrap()
 }

@@ -102,8 +102,9 @@ impl Plan {
             refill_threads: self.refill_threads,
             preload_tags: 1,
             tag_reload: Duration::from_millis(2),
-            policy: Policy { segment_seconds: 0.5, step_factor_max: 4 },
+            policy: Policy { segment_seconds: 0.5, step_factor_max: 4 }.into(),
             on_regression: self.on_regression,
+            trim: || (),
         }
     }
 

@@ -98,8 +98,9 @@ impl Site {
             refill_threads: 2,
             preload_tags: 1,
             tag_reload: Duration::from_secs(3600),
-            policy,
+            policy: policy.into(),
             on_regression: OnRegression::Refuse,
+            trim: || (),
         };
         let (amounts, obstacle): (Arc<Mutex<Vec<i64>>>, Arc<Obstacle>) = (Arc::default(), Arc::new(obstacle));
         let open: StoreFactory = {

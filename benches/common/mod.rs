@@ -61,8 +61,9 @@ pub fn endless_allocator(tags: usize) -> Allocator {
         refill_threads: 1,
         preload_tags: 0,
         tag_reload: Duration::from_secs(3600),
-        policy: Policy::default(),
+        policy: Policy::default().into(),
         on_regression: OnRegression::Refuse,
+        trim: || (),
     };
     Allocator::start(config, Watermarks::default(), &open).expect("the table is there")
 }

@@ -43,9 +43,11 @@ pub struct AllocatorConfig {
     /// How often the table is read for new, changed and deleted rows.
     pub tag_reload: Duration,
     /// How much to reserve.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// What to do when the store has gone back.
     pub on_regression: OnRegression,
+    /// Gives the system back what the global allocator holds and does not need: a listing of many tags leaves much.
+    pub trim: fn(),
 }
 
 /// What to do when a reservation starts below the watermark.
@@ -435,7 +437,7 @@ fn give_back(store: &mut dyn SegmentStore, tag: &Tag, unclaimed: IdRange) -> Res
 /// A worker's end of the allocator: one thread's caches of the tags it serves.
 pub struct Handle {
     shared: Arc<Shared>,
-    tags: HashMap<Box<str>, TagHandle, RandomState>,
+    tags: HashMap<ByName, TagHandle, RandomState>,
 }
 
 impl Handle {
@@ -486,7 +488,7 @@ impl Handle {
                 Step::Closed => {
                     pending.leave();
                     closed = Some(handle.tag().clone());
-                    self.tags.remove(&pending.name);
+                    self.tags.remove(&*pending.name);
                     if self.shared.closed.load(Relaxed) {
                         return Poll::Ready(Err(AllocError::Closed));
                     }
@@ -503,7 +505,7 @@ impl Handle {
             if self.tags.len() > 2 * directory.len() {
                 self.tags.clear();
             }
-            self.tags.insert(name.into(), TagHandle::new(tag));
+            self.tags.insert(ByName(tag.clone()), TagHandle::new(tag));
         }
         self.tags.get_mut(name)
     }

@@ -214,6 +214,7 @@ impl Lister {
             }
         }
         self.shared.listing.ended(outcome.is_err(), cost);
+        (self.shared.config.trim)();
         outcome.map(drop)
     }
 
@@ -278,7 +279,7 @@ impl Shared {
             match known.get(row.name.as_str()) {
                 Some(tag) => self.observe(tag, row, read_at),
                 None => {
-                    let tag = Arc::new(Tag::new(&row.name, row.step, self.config.policy, now));
+                    let tag = Arc::new(Tag::new(&row.name, row.step, self.config.policy.clone(), now));
                     if first_new.len() < self.config.preload_tags {
                         first_new.push(tag.clone());
                     }

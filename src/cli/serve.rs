@@ -151,8 +151,9 @@ fn start_allocator(config: &Config, watermarks: Watermarks) -> Result<Allocator,
         refill_threads: config.refill_threads,
         preload_tags: config.preload_tags,
         tag_reload: config.tag_reload,
-        policy: config.policy,
+        policy: Arc::new(config.policy),
         on_regression: config.on_regression,
+        trim: memory::trim,
     };
     Allocator::start(settings, watermarks, &open)
 }
