@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Barrier, Mutex};
@@ -137,6 +138,15 @@ fn by_name(c: &mut Criterion) {
     group.bench_function(format!("{MOST_TAGS} bare fetch_add in turn"), |b| {
         b.iter(|| next.next().expect("an endless cycle").fetch_add(1, Relaxed));
     });
+    for tags in [1, MOST_TAGS] {
+        let names = names(tags);
+        let words: HashMap<&str, u64, foldhash::fast::RandomState> =
+            (0..).zip(&names).map(|(word, name)| (name.as_str(), word)).collect();
+        let mut next = names.iter().cycle();
+        group.bench_function(format!("{tags} names looked up in turn, no claim"), |b| {
+            b.iter(|| words.get(next.next().expect("an endless cycle").as_str()).copied());
+        });
+    }
     for tags in [1, 1_000, MOST_TAGS] {
         let allocator = endless_allocator(tags);
         let mut handle = allocator.handle();

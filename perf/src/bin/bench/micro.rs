@@ -10,13 +10,15 @@ use serde_json::Value;
 use crate::Plan;
 
 /// The benches that goals are about: group and function.
-const BENCHES: [(&str, &str); 10] = [
+const BENCHES: [(&str, &str); 12] = [
     ("one thread", "bare fetch_add"),
     ("one thread", "claim"),
     ("one thread", "a mutex and a range"),
     ("two threads on one tag", "bare fetch_add"),
     ("two threads on one tag", "claim"),
     ("an ID by the tag's name", "100000 bare fetch_add in turn"),
+    ("an ID by the tag's name", "1 names looked up in turn, no claim"),
+    ("an ID by the tag's name", "100000 names looked up in turn, no claim"),
     ("an ID by the tag's name", "1 tags in turn"),
     ("an ID by the tag's name", "100000 tags in turn"),
     ("bytes to bytes", "the same GET again"),
