@@ -293,6 +293,7 @@ fn a_locked_row_holds_up_its_own_tag_only(engine: &str) {
     let unlocked = Instant::now();
     let (id, served) = waiting.join().unwrap();
     let waited = served.saturating_duration_since(unlocked);
+    server.await_log("refills of the tag succeed again");
     assert!(id == 1 && waited < Duration::from_secs(2), "{engine}: ID {id} after {waited:?}");
 }
 

@@ -154,6 +154,12 @@ fn a_node_that_cannot_serve_says_why_and_when_it_can_again() {
     let line = server.await_log("this node is not ready");
     assert!(line.contains("starving") && line.contains("app_tag 'test_business' has no IDs left"), "{line}");
     database.restart();
-    server.await_log("callers of the tag get IDs again");
-    server.await_log("this node is ready again");
+    let lines = std::iter::from_fn(|| Some(server.await_log("")));
+    let lines: Vec<_> = lines.take_while(|line| !line.contains("this node is ready again")).collect();
+    let tell = |text| lines.iter().any(|line| line.contains(text));
+    assert!(tell("callers of the tag get IDs again"), "{lines:?}");
+    assert!(
+        !tell("refills of the tag"),
+        "the log was told that the store is away, and not that a tag fails: {lines:?}"
+    );
 }

@@ -414,7 +414,7 @@ impl Refiller {
         if let Some(discarded) = tag.complete(job, range) {
             log_discarded(tag, &discarded);
         }
-        if failures >= FAILURES_LOGGED {
+        if tag.note_refilled() {
             info!(tag = tag.name(), failures, "refills of the tag succeed again");
         }
         Ok(())
@@ -482,7 +482,7 @@ impl Refiller {
         match failure {
             Failure::Store(error) => self.recover_from(tag, error),
             // The log is told of the file's state, and not tag by tag.
-            Failure::NotDurable => _ = self.try_later(tag),
+            Failure::NotDurable => self.try_later(tag),
         }
     }
 
@@ -499,8 +499,8 @@ impl Refiller {
             | StoreError::Overflow { .. }
             | StoreError::TagExists(_)
             | StoreError::Invalid(_) => {
-                let failures = self.try_later(tag);
-                if failures == FAILURES_LOGGED {
+                self.try_later(tag);
+                if tag.note_failing(FAILURES_LOGGED) {
                     warn!(tag = tag.name(), cause = %error, "refills of the tag fail; trying again");
                 }
             }
@@ -516,10 +516,8 @@ impl Refiller {
         }
     }
 
-    fn try_later(&self, tag: &Arc<Tag>) -> u32 {
-        let failures = tag.postpone();
-        self.shared.queue.push_later(tag.clone(), backoff(failures));
-        failures
+    fn try_later(&self, tag: &Arc<Tag>) {
+        self.shared.queue.push_later(tag.clone(), backoff(tag.postpone()));
     }
 }
 

@@ -108,6 +108,8 @@ struct State {
     on_watch: bool,
     /// Refills that failed since the last that did not.
     failures: u32,
+    /// The log was told that they do.
+    told_of_failures: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -336,6 +338,7 @@ impl Tag {
             starving: None,
             on_watch: false,
             failures: 0,
+            told_of_failures: false,
         };
         Self {
             name: name.into(),
@@ -619,6 +622,17 @@ impl Tag {
     /// How many refills have failed since the last that did not.
     pub fn failures(&self) -> u32 {
         self.lock().failures
+    }
+
+    /// Whether the log is to be told that refills of this tag fail: the first time that `failures` in a row have.
+    pub fn note_failing(&self, failures: u32) -> bool {
+        let mut state = self.lock();
+        state.failures >= failures && !std::mem::replace(&mut state.told_of_failures, true)
+    }
+
+    /// Whether the log is to be told that refills of this tag succeed, because it was told that they fail.
+    pub fn note_refilled(&self) -> bool {
+        std::mem::take(&mut self.lock().told_of_failures)
     }
 
     /// Puts what was reserved for `job` where it belongs.
