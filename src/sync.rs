@@ -3,14 +3,13 @@
 
 #[cfg(not(loom))]
 mod imp {
-    pub use arc_swap::{ArcSwapOption, Cache};
+    pub use arc_swap::ArcSwapOption;
     pub use std::sync::atomic::AtomicU64;
     pub use std::sync::{Mutex, MutexGuard};
 }
 
 #[cfg(loom)]
 mod imp {
-    use std::ops::Deref;
     use std::sync::Arc;
 
     pub use loom::sync::atomic::AtomicU64;
@@ -38,23 +37,6 @@ mod imp {
             if slot.as_ref().is_some_and(|held| Arc::ptr_eq(held, current)) {
                 *slot = new;
             }
-        }
-    }
-
-    /// `arc_swap::Cache` without the caching.
-    pub struct Cache<A, T> {
-        source: A,
-        loaded: T,
-    }
-
-    impl<A: Deref<Target = ArcSwapOption<T>>, T> Cache<A, Option<Arc<T>>> {
-        pub fn new(source: A) -> Self {
-            Self { source, loaded: None }
-        }
-
-        pub fn load(&mut self) -> &Option<Arc<T>> {
-            self.loaded = self.source.load_full();
-            &self.loaded
         }
     }
 }

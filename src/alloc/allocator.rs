@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use compact_str::CompactString;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 use tracing::{debug, info, warn};
@@ -434,10 +435,11 @@ fn give_back(store: &mut dyn SegmentStore, tag: &Tag, unclaimed: IdRange) -> Res
     given_back.map(drop)
 }
 
-/// A worker's end of the allocator: one thread's caches of the tags it serves.
+/// A worker's end of the allocator: one thread's ways to the tags it serves.
 pub struct Handle {
     shared: Arc<Shared>,
-    tags: HashMap<ByName, TagHandle, RandomState>,
+    /// The names are copies: so a claim does not touch the tags themselves.
+    tags: HashMap<CompactString, TagHandle, RandomState>,
 }
 
 impl Handle {
@@ -505,7 +507,7 @@ impl Handle {
             if self.tags.len() > 2 * directory.len() {
                 self.tags.clear();
             }
-            self.tags.insert(ByName(tag.clone()), TagHandle::new(tag));
+            self.tags.insert(name.into(), TagHandle::new(tag));
         }
         self.tags.get_mut(name)
     }

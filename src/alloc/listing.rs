@@ -214,7 +214,9 @@ impl Lister {
             }
         }
         self.shared.listing.ended(outcome.is_err(), cost);
-        (self.shared.config.trim)();
+        if outcome.is_ok() {
+            (self.shared.config.trim)();
+        }
         outcome.map(drop)
     }
 

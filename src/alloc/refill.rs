@@ -410,11 +410,11 @@ impl Refiller {
             return Ok(());
         }
         self.shared.watermarks.advance(tag.name(), range)?;
-        let failures = tag.failures();
         if let Some(discarded) = tag.complete(job, range) {
             log_discarded(tag, &discarded);
         }
-        if tag.note_refilled() {
+        let failures = tag.note_refilled();
+        if failures >= FAILURES_LOGGED {
             info!(tag = tag.name(), failures, "refills of the tag succeed again");
         }
         Ok(())
@@ -500,7 +500,7 @@ impl Refiller {
             | StoreError::TagExists(_)
             | StoreError::Invalid(_) => {
                 self.try_later(tag);
-                if tag.note_failing(FAILURES_LOGGED) {
+                if tag.note_row_failure() == FAILURES_LOGGED {
                     warn!(tag = tag.name(), cause = %error, "refills of the tag fail; trying again");
                 }
             }

@@ -1,6 +1,6 @@
 //! One tag: its chain of segments, and who waits for it.
 //!
-//! The head is all that a claim touches. Everything else is behind the tag's one mutex, which is taken when a
+//! A segment is all that a claim touches. Everything else is behind the tag's one mutex, which is taken when a
 //! segment ends, when a caller has to wait, and by the one refill thread that works for the tag.
 //!
 //! # Why no wake-up is lost
@@ -13,10 +13,10 @@
 //!
 //! There are none here: heads and links are arc-swap's (each load acquires what the store released), the rest is
 //! under the mutex. A head is moved *before* the way to it is unlinked, so who finds a spent segment without a
-//! next one finds, looking again, either another head or the end of the chain.
+//! next one finds, looking again, either another head or the end of the chain. Nobody need look whether a head that
+//! he knows still is the head: it moves only from a spent segment, and none is ever unspent again.
 
 use std::collections::BTreeMap;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
@@ -27,7 +27,7 @@ use smallvec::SmallVec;
 use super::sizing::{self, Demand, Pace, Policy};
 use crate::episode::Episode;
 use crate::segment::{Claim, IdRange, Segment};
-use crate::sync::{ArcSwapOption, Cache, Mutex, MutexGuard, lock};
+use crate::sync::{ArcSwapOption, Mutex, MutexGuard, lock};
 
 /// Why a tag gets no IDs, as its callers are told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,21 +53,13 @@ pub enum Fault {
 }
 
 /// A tag: the head of its chain, and what surrounds it. There may be a hundred thousand, so what few of them need is boxed.
-///
-/// The first cache line has all that a claim by name looks at, where the allocator aligns what is 320 bytes long, with the
-/// counts of its `Arc`, as mimalloc does. The head comes first: behind the name, a claim took 1.17 of a bare `fetch_add`
-/// and not 1.11.
-#[repr(C)]
 pub struct Tag {
-    /// `None` until the first segment is there; then it only moves forward along the chain.
-    head: ArcSwapOption<Segment>,
     name: CompactString,
     policy: Arc<Policy>,
+    /// `None` until the first segment is there; then it only moves forward along the chain.
+    head: ArcSwapOption<Segment>,
     state: Mutex<State>,
 }
-
-#[cfg(not(loom))]
-const _: () = assert!(size_of::<Tag>() + 2 * size_of::<usize>() <= 320, "with its `Arc`: five cache lines");
 
 struct State {
     refill: Refill,
@@ -86,7 +78,8 @@ struct State {
     gone_back: bool,
     /// The store's first range of this tag began at 0, which is no ID, and goes back to there if nothing of it is claimed.
     began_at_zero: bool,
-    /// How many IDs were ever put into the chain, without those that were taken out again because the store had gone back.
+    /// How many IDs were ever put into the chain, without those that were taken out again: because the store had gone back,
+    /// or at the end.
     appended: u64,
     /// How many IDs were ever reserved for one caller, and taken.
     leased: u64,
@@ -108,8 +101,8 @@ struct State {
     on_watch: bool,
     /// Refills that failed since the last that did not.
     failures: u32,
-    /// The log was told that they do.
-    told_of_failures: bool,
+    /// Those of them that failed because of the tag's row.
+    row_failures: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -338,7 +331,7 @@ impl Tag {
             starving: None,
             on_watch: false,
             failures: 0,
-            told_of_failures: false,
+            row_failures: 0,
         };
         Self {
             name: name.into(),
@@ -619,20 +612,16 @@ impl Tag {
         self.lock().closed
     }
 
-    /// How many refills have failed since the last that did not.
-    pub fn failures(&self) -> u32 {
-        self.lock().failures
-    }
-
-    /// Whether the log is to be told that refills of this tag fail: the first time that `failures` in a row have.
-    pub fn note_failing(&self, failures: u32) -> bool {
+    /// A refill failed because of the tag's row: how many have since the last that did not fail.
+    pub fn note_row_failure(&self) -> u32 {
         let mut state = self.lock();
-        state.failures >= failures && !std::mem::replace(&mut state.told_of_failures, true)
+        state.row_failures = state.row_failures.saturating_add(1);
+        state.row_failures
     }
 
-    /// Whether the log is to be told that refills of this tag succeed, because it was told that they fail.
-    pub fn note_refilled(&self) -> bool {
-        std::mem::take(&mut self.lock().told_of_failures)
+    /// A refill succeeded: how many have failed because of the tag's row since the last one.
+    pub fn note_refilled(&self) -> u32 {
+        std::mem::take(&mut self.lock().row_failures)
     }
 
     /// Puts what was reserved for `job` where it belongs.
@@ -745,6 +734,7 @@ impl Tag {
         let mut closed = Closed { handed_out_end, ..Closed::default() };
         // The newest first: a claim that moves on meanwhile finds nothing there, and leaves no gap behind.
         let rests: Vec<_> = chain.iter().rev().map(|segment| segment.close()).collect();
+        state.appended -= rests.iter().map(|rest| rest.len()).sum::<u64>();
         for (segment, rest) in chain.iter().zip(rests.into_iter().rev()) {
             closed.add(segment, rest);
         }
@@ -786,27 +776,17 @@ impl Closed {
     }
 }
 
-/// One worker's way to a tag: it caches the head, so that a claim reads one pointer beside its `fetch_add`.
+/// One worker's way to a tag: it keeps the head, so that a claim touches nothing but a segment. It need not look whether
+/// the head has moved: that happens only when the segment is spent, and who claims from it then finds out.
 pub struct TagHandle {
     tag: Arc<Tag>,
-    head: Cache<HeadOf, Option<Arc<Segment>>>,
-}
-
-/// What the cache watches.
-struct HeadOf(Arc<Tag>);
-
-impl Deref for HeadOf {
-    type Target = ArcSwapOption<Segment>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0.head
-    }
+    head: Option<Arc<Segment>>,
 }
 
 impl TagHandle {
     /// A way to `tag`.
     pub fn new(tag: Arc<Tag>) -> Self {
-        Self { head: Cache::new(HeadOf(tag.clone())), tag }
+        Self { head: tag.head.load_full(), tag }
     }
 
     /// The tag it leads to.
@@ -817,38 +797,34 @@ impl TagHandle {
     /// Takes up to `count` IDs (at least 1) from the first segment that has any; `None` when the chain is empty.
     #[inline(always)]
     pub fn claim(&mut self, count: u64) -> Option<Claim> {
-        match self.head.load().as_ref()?.claim(count) {
-            None => self.claim_further_on(count),
+        match self.head.as_ref().and_then(|head| head.claim(count)) {
+            None => self.claim_further_on(|head| head.claim(count)),
             claimed => claimed,
-        }
-    }
-
-    #[cold]
-    fn claim_further_on(&mut self, count: u64) -> Option<Claim> {
-        loop {
-            // Only a segment that was seen to be spent may be passed by: the head may have moved meanwhile.
-            let head = self.head.load().clone()?;
-            let claimed = head.claim(count);
-            if claimed.is_some() || !self.tag.advance(&head) {
-                return claimed;
-            }
         }
     }
 
     /// Takes exactly `count` IDs from the first segment that has any, or none.
     pub fn claim_exactly(&mut self, count: u64) -> Option<Claim> {
+        self.claim_further_on(|head| head.claim_exactly(count))
+    }
+
+    #[cold]
+    fn claim_further_on(&mut self, claim: impl Fn(&Segment) -> Option<Claim>) -> Option<Claim> {
         loop {
-            let head = self.head.load().clone()?;
-            let claimed = head.claim_exactly(count);
-            if claimed.is_some() || head.left() > 0 || !self.tag.advance(&head) {
+            let head = self.tag.head.load_full()?;
+            let claimed = claim(&head);
+            // Only a segment that was seen to be spent may be passed by: the head may have moved meanwhile.
+            let stay = claimed.is_some() || head.left() > 0 || !self.tag.advance(&head);
+            self.head = Some(head);
+            if stay {
                 return claimed;
             }
         }
     }
 
     /// Whether the head segment alone seems to hold `count` IDs; others may claim them first.
-    pub fn head_holds(&mut self, count: u64) -> bool {
-        self.head.load().as_ref().is_some_and(|head| head.left() >= count)
+    pub fn head_holds(&self, count: u64) -> bool {
+        self.head.as_ref().is_some_and(|head| head.left() >= count)
     }
 }
 
@@ -1352,6 +1328,20 @@ mod tests {
         assert_eq!(tag.close().handed_out_end, Some(150));
     }
 
+    #[test]
+    fn a_tag_with_its_counts_takes_five_cache_lines() {
+        assert!(size_of::<Tag>() + 2 * size_of::<usize>() <= 320, "{} bytes", size_of::<Tag>());
+    }
+
+    #[test]
+    fn what_was_withdrawn_was_not_used_up() {
+        let tag = running(10);
+        tag.complete(Job::Extend(1_000_000), ids(10, 1_000_010));
+        tag.withdraw();
+        let later = Instant::now() + Duration::from_secs(2);
+        assert_eq!(tag.next_job(Duration::ZERO, later), Some(Job::Extend(10)), "nobody has asked for more");
+    }
+
     /// Its state, the IDs in memory and in how many segments, and the IDs issued.
     fn figures(tag: &Tag) -> (TagState, u64, usize, u64) {
         let figures = tag.figures(Duration::ZERO, Instant::now());
@@ -1379,6 +1369,11 @@ mod tests {
         assert_eq!(tag.figures(Duration::ZERO, Instant::now()).newest.unwrap().amount, 50);
         tag.take_lease(lease.unwrap()).unwrap();
         assert_eq!(figures(&tag), (TagState::Serving, 7, 1, 62));
+        let closed = Arc::new(running(10));
+        closed.complete(Job::Extend(10), ids(10, 20));
+        TagHandle::new(closed.clone()).claim(4).unwrap();
+        closed.close();
+        assert_eq!(figures(&closed).3, 4, "what goes back to the store was not handed out");
         tag.refuse(Fault::Regression { granted: 80 });
         assert_eq!(figures(&tag), (TagState::Fenced, 0, 0, 62));
         tag.observe_row(0, 80, Instant::now());
