@@ -442,6 +442,33 @@ fn segments_received(stream: &TcpStream) -> u32 {
 }
 
 #[test]
+fn a_request_that_comes_again_is_answered_as_the_first_time() {
+    // A worker that has met a request so often goes straight to the tag.
+    const TIMES: usize = 12;
+    let wire = Wire::start();
+    let keep_alive = "Connection: keep-alive\r\n";
+    let mut ids = 1..;
+    for (version, header, told) in [
+        ("HTTP/1.1", "", ""),
+        ("HTTP/1.0", keep_alive, keep_alive),
+        ("HTTP/1.0", "", CLOSE),
+        ("HTTP/1.1", CLOSE, CLOSE),
+    ] {
+        let request = format!("GET /alloc?app_tag=test_business {version}\r\nHost: h\r\n{header}\r\n");
+        let mut stream = wire.connect();
+        for id in ids.by_ref().take(TIMES) {
+            let expected = one_id(id).replace("Content-Length", &format!("{told}Content-Length"));
+            stream.write_all(request.as_bytes()).unwrap();
+            assert_eq!(receive(&mut stream, expected.len()), expected, "{version} {header}");
+            if told == CLOSE {
+                assert_eq!(stream.read(&mut [0]).unwrap(), 0, "{version} {header}");
+                stream = wire.connect();
+            }
+        }
+    }
+}
+
+#[test]
 fn the_answers_of_a_turn_leave_in_one_write() {
     const DEPTH: usize = 16;
     let wire = Wire::start();

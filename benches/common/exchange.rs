@@ -58,7 +58,7 @@ impl Exchange {
 
     fn answer_one(&mut self, input: &mut [u8]) -> usize {
         if let Some((request, shortcut, length)) = self.memo.recall(input) {
-            match self.handler.single(&request, shortcut) {
+            match self.handler.take_single(&request, shortcut) {
                 Some(id) => self.encoder.encode_id(id, &mut self.output),
                 None => encode(self.handler.handle(&request), &mut self.encoder, &request, &mut self.output),
             }

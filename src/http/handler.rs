@@ -93,15 +93,23 @@ enum Form {
 }
 
 /// What a request that has come again comes to.
-#[derive(Default)]
 pub enum Shortcut {
-    /// That is to be found out.
-    #[default]
-    Unknown,
+    /// That is found out when it has come so many times more.
+    Unknown(u32),
     /// An ID of this tag, with a plain answer.
     SingleOf(TagHandle),
     /// Anything else.
-    None,
+    Other,
+}
+
+/// A way to a tag is made and dropped in cache lines that all workers read: for a request that has just come twice, as
+/// every fourth does where two take turns by chance, it would cost more than it saves.
+const RECALLS_BEFORE_SHORTCUT: u32 = 4;
+
+impl Default for Shortcut {
+    fn default() -> Self {
+        Self::Unknown(RECALLS_BEFORE_SHORTCUT)
+    }
 }
 
 impl Handler {
@@ -135,19 +143,21 @@ impl Handler {
     /// The ID, if the request, which was remembered and has come again, is for one of a tag, and that takes no more than
     /// an addition; the answer is then plain. Any other request is to be handled.
     #[inline]
-    pub fn single(&mut self, request: &Request<'_>, shortcut: &mut Shortcut) -> Option<i64> {
+    pub fn take_single(&mut self, request: &Request<'_>, shortcut: &mut Shortcut) -> Option<i64> {
         if self.service.is_draining() {
             return None;
         }
-        if let Shortcut::Unknown = shortcut {
-            *shortcut = self.shortcut(request);
+        match shortcut {
+            Shortcut::Unknown(0) => *shortcut = self.shortcut(request),
+            Shortcut::Unknown(recalls) => *recalls -= 1,
+            Shortcut::SingleOf(_) | Shortcut::Other => {}
         }
         let Shortcut::SingleOf(tag) = shortcut else { return None };
         let id = self.handle.next_id_of(tag);
         match id {
             Some(_) => self.tally.answered_single(),
             // The tag may be gone, and another one have its name.
-            None => *shortcut = Shortcut::Unknown,
+            None => *shortcut = Shortcut::default(),
         }
         id
     }
@@ -155,8 +165,8 @@ impl Handler {
     #[cold]
     fn shortcut(&self, request: &Request<'_>) -> Shortcut {
         match self.single_of(request) {
-            None => Shortcut::None,
-            Some(tag) => self.handle.way_to(&tag).map_or(Shortcut::Unknown, Shortcut::SingleOf),
+            None => Shortcut::Other,
+            Some(tag) => self.handle.way_to(&tag).map_or_else(Shortcut::default, Shortcut::SingleOf),
         }
     }
 

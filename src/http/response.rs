@@ -111,6 +111,7 @@ fn take_ids(ids: &mut Ids, bytes_max: usize, out: &mut Vec<u8>) {
 
 /// So many IDs in a row differ in their last two digits alone.
 const ALIKE: i64 = 100;
+/// With its comma, of 19 digits.
 const ID_BYTES_MAX: usize = "9223372036854775807,".len();
 
 /// The last two digits of an ID, and its comma.
@@ -272,7 +273,8 @@ struct Single {
     hundreds: i64,
     /// The digits of `hundreds`, and then anything.
     beginning: [u8; ID_BYTES_MAX],
-    digits: usize,
+    /// How many the whole ID has.
+    id_digits: usize,
 }
 
 /// A response, and then anything: copies of a fixed length are the fastest.
@@ -301,7 +303,7 @@ impl Encoder {
             samples: [Sample { bytes: [0; SINGLE_BYTES_MAX], id_at: 0 }; ID_BYTES_MAX],
             hundreds: 0,
             beginning: [0; ID_BYTES_MAX],
-            digits: 0,
+            id_digits: 0,
         };
         let mut encoder = Self { date: String::new(), date_second: u64::MAX, single, body: Vec::new() };
         encoder.set_date(SystemTime::now());
@@ -333,31 +335,32 @@ impl Encoder {
     /// Appends the response with this ID to `out`, for a connection of HTTP/1.1 that stays open.
     #[inline]
     pub fn encode_id(&mut self, id: i64, out: &mut Vec<u8>) {
+        debug_assert!(id > 0, "{id} is no ID");
         let hundreds = id / ALIKE;
         if hundreds == 0 {
             return self.encode_any(&Answer::Id(id), PLAIN, out);
         }
         if hundreds != self.single.hundreds {
-            self.begin(hundreds, out);
+            self.set_hundreds(hundreds, out);
         }
-        let Single { samples, beginning, digits, .. } = &self.single;
-        let id_at = out.len() + samples[*digits].id_at;
-        out.extend_from_slice(&samples[*digits].bytes);
+        let Single { samples, beginning, id_digits, .. } = &self.single;
+        let id_at = out.len() + samples[*id_digits].id_at;
+        out.extend_from_slice(&samples[*id_digits].bytes);
         out[id_at..id_at + beginning.len()].copy_from_slice(beginning);
-        let end = id_at + digits;
+        let end = id_at + id_digits;
         let [tens, ones, _] = ENDINGS[(id % ALIKE) as usize];
         out[end - 2..=end].copy_from_slice(&[tens, ones, b'}']);
         out.truncate(end + 1);
     }
 
     /// Makes ready for IDs that begin with the digits of `hundreds`; `out` is left as it is.
-    fn begin(&mut self, hundreds: i64, out: &mut Vec<u8>) {
+    fn set_hundreds(&mut self, hundreds: i64, out: &mut Vec<u8>) {
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(hundreds).as_bytes();
         self.single.hundreds = hundreds;
         self.single.beginning[..digits.len()].copy_from_slice(digits);
-        self.single.digits = digits.len() + 2;
-        if self.single.samples[self.single.digits].id_at == 0 {
+        self.single.id_digits = digits.len() + 2;
+        if self.single.samples[self.single.id_digits].id_at == 0 {
             self.make_sample(out);
         }
     }
@@ -366,10 +369,10 @@ impl Encoder {
     fn make_sample(&mut self, out: &mut Vec<u8>) {
         let start = out.len();
         self.encode_any(&Answer::Id(self.single.hundreds * ALIKE), PLAIN, out);
-        let Single { samples, digits, .. } = &mut self.single;
+        let sample = &mut self.single.samples[self.single.id_digits];
         let response = &out[start..];
-        samples[*digits].bytes[..response.len()].copy_from_slice(response);
-        samples[*digits].id_at = response.len() - *digits - "}".len();
+        sample.bytes[..response.len()].copy_from_slice(response);
+        sample.id_at = response.len() - self.single.id_digits - "}".len();
         out.truncate(start);
     }
 

@@ -154,6 +154,13 @@ enum Progress {
     Last,
 }
 
+/// What the request comes to that the worker remembers.
+enum Recalled {
+    /// This ID, in a plain answer.
+    Single(i64),
+    Other(Reply, Delivery),
+}
+
 /// What stands next in the input.
 enum Next {
     Reply(Reply, Delivery),
@@ -319,25 +326,28 @@ impl Connection {
             if self.budget.is_spent() || output.len() >= OUTPUT_BYTES {
                 return Progress::Flush;
             }
-            if let Some(id) = self.next_single(input, &mut handler) {
-                self.begin_answer();
-                encoder.encode_id(id, output);
-                continue;
-            }
-            let (reply, delivery) = match self.next_reply(input, &mut handler) {
-                Ok(Next::Reply(reply, delivery)) => (reply, delivery),
-                Ok(Next::Partial { expects_continue }) => {
-                    if expects_continue {
-                        output.extend_from_slice(CONTINUE);
+            let (reply, delivery) = match self.next_recalled(input, &mut handler) {
+                Some(Recalled::Single(id)) => {
+                    self.begin_answer();
+                    encoder.encode_id(id, output);
+                    continue;
+                }
+                Some(Recalled::Other(reply, delivery)) => (reply, delivery),
+                None => match self.next_reply(input, &mut handler) {
+                    Ok(Next::Reply(reply, delivery)) => (reply, delivery),
+                    Ok(Next::Partial { expects_continue }) => {
+                        if expects_continue {
+                            output.extend_from_slice(CONTINUE);
+                        }
+                        self.begin_reading(input);
+                        return Progress::NeedInput;
                     }
-                    self.begin_reading(input);
-                    return Progress::NeedInput;
-                }
-                Err(reject) => {
-                    let delivery = last(self.parser.is_head(input.rest()));
-                    encoder.encode(&handler.rejected(reject), delivery, output);
-                    return Progress::Last;
-                }
+                    Err(reject) => {
+                        let delivery = last(self.parser.is_head(input.rest()));
+                        encoder.encode(&handler.rejected(reject), delivery, output);
+                        return Progress::Last;
+                    }
+                },
             };
             self.begin_answer();
             match reply {
@@ -355,17 +365,19 @@ impl Connection {
         Progress::NeedInput
     }
 
-    /// The ID that the next request is for, if it is the one that a worker remembers, and that is all that it wants.
+    /// Has the next request answered, if it is the one that the worker remembers.
     #[inline]
-    fn next_single(&self, input: &mut Input, handler: &mut Handler) -> Option<i64> {
+    fn next_recalled(&self, input: &mut Input, handler: &mut Handler) -> Option<Recalled> {
         if !self.parser.is_fresh() {
             return None;
         }
         let mut memo = self.worker.memo.borrow_mut();
         let (request, shortcut, length) = memo.recall(input.rest())?;
-        let id = handler.single(&request, shortcut)?;
         input.consumed += length;
-        Some(id)
+        Some(match handler.take_single(&request, shortcut) {
+            Some(id) => Recalled::Single(id),
+            None => Recalled::Other(handler.handle(&request), self.worker.delivery(&request)),
+        })
     }
 
     /// Has the next request handled.
@@ -374,12 +386,6 @@ impl Connection {
         let Input { bytes, consumed } = input;
         let bytes = &mut bytes[*consumed..];
         let worker = &self.worker;
-        if self.parser.is_fresh()
-            && let Some((request, _, length)) = worker.memo.borrow_mut().recall(bytes)
-        {
-            *consumed += length;
-            return Ok(Next::Reply(handler.handle(&request), worker.delivery(&request)));
-        }
         match self.parser.parse(bytes)? {
             Parsed::Partial { expects_continue } => Ok(Next::Partial { expects_continue }),
             Parsed::Complete { request, bytes } => {
