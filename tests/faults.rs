@@ -171,7 +171,7 @@ fn a_store_that_is_down_at_start_is_waited_for(engine: &str) {
     server.signal(libc::SIGTERM);
     assert_eq!(server.wait().code(), Some(0));
     let log = server.rest_of_log();
-    assert_eq!(lines_with(&log, "the store does not answer"), 1, "{log:#?}");
+    assert_eq!(lines_with(&log, STORE_AWAY), 1, "{log:#?}");
     assert_eq!(lines_with(&log, "the store answers again"), 1, "{log:#?}");
     // What that comes to for the node is told as often: once.
     assert_eq!(lines_with(&log, "this node is not ready"), 1, "{log:#?}");
@@ -183,6 +183,9 @@ fn a_store_that_is_down_at_start_is_waited_for(engine: &str) {
 }
 
 /// What must happen when the store goes away under load and comes back.
+/// Said once for each time that it is away; a node that is not ready may name the same cause.
+const STORE_AWAY: &str = "the store does not answer: serving from memory";
+
 fn survive(engine: &str, timeouts: &str, go: impl Fn(&MariaDb), come: impl Fn(&MariaDb)) {
     let database = MariaDb::start();
     set_step(&database, "test_business", 20);
@@ -200,7 +203,7 @@ fn survive(engine: &str, timeouts: &str, go: impl Fn(&MariaDb), come: impl Fn(&M
     load.await_served(1, "from memory");
     load.await_refused();
     server.await_status("/health", 503);
-    server.await_log("the store does not answer");
+    server.await_log(STORE_AWAY);
     // For some seconds: the longer it is away, the longer are the pauses between tries, up to a limit.
     (0..15).for_each(|_| load.await_refused());
     come(&database);
@@ -217,7 +220,7 @@ fn survive(engine: &str, timeouts: &str, go: impl Fn(&MariaDb), come: impl Fn(&M
     server.signal(libc::SIGTERM);
     assert_eq!(server.wait().code(), Some(0));
     let log = server.rest_of_log();
-    assert_eq!(lines_with(&log, "the store does not answer"), 0, "it was said before: {log:#?}");
+    assert_eq!(lines_with(&log, STORE_AWAY), 0, "it was said before: {log:#?}");
     assert_eq!(lines_with(&log, "the store answers again"), 1, "{log:#?}");
 }
 
