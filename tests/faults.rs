@@ -182,10 +182,10 @@ fn a_store_that_is_down_at_start_is_waited_for(engine: &str) {
     );
 }
 
-/// What must happen when the store goes away under load and comes back.
 /// Said once for each time that it is away; a node that is not ready may name the same cause.
 const STORE_AWAY: &str = "the store does not answer: serving from memory";
 
+/// What must happen when the store goes away under load and comes back.
 fn survive(engine: &str, timeouts: &str, go: impl Fn(&MariaDb), come: impl Fn(&MariaDb)) {
     let database = MariaDb::start();
     set_step(&database, "test_business", 20);
