@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -341,26 +340,13 @@ fn a_raise_that_would_not_mend_a_tag_is_refused() {
     });
 }
 
-fn await_left(server: &Server, ids: u64) {
-    let expected = format!("\"left\":{ids}}}");
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let body = server.get("/health?app_tag=t").body;
-        if body.ends_with(&expected) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{body}");
-        thread::yield_now();
-    }
-}
-
 #[test]
 fn a_tag_that_comes_back_begins_above_what_was_granted_before() {
     everywhere(|_, server, operator| {
         operator.tag("POST", "/api/tags", json!({"app_tag": "t", "step": 1000, "start": 70_000}));
         assert_eq!(server.get("/alloc?app_tag=t").id(), 70_000);
         // A reservation that is under way while the tag is deleted raises what was granted after it.
-        await_left(server, 1999);
+        server.await_answer("/health?app_tag=t", r#"{"resp_code":0,"msg":"success","left":1999}"#);
         assert_eq!(operator.ask("DELETE", "/api/tags/t?confirm=t", "").status, 204);
         for body in [json!({"app_tag": "t", "step": 1}), json!({"app_tag": "t", "step": 1, "start": 70_999})]
         {

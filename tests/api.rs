@@ -67,7 +67,7 @@ fn the_transcript_of_the_readme() {
             server.await_status("/health", 200);
             await_row(&store, "test_business", 200_000);
             let left = r#"{"resp_code":0,"msg":"success","left":199996}"#;
-            await_left(&server, left);
+            server.await_answer("/health?app_tag=test_business", left);
             assert_eq!(server.ask("/health"), (200, r#"{"resp_code":0,"msg":"success"}"#.to_owned()));
             assert_eq!(store.max_id("test_business"), 200_000, "two segments, and no third");
         }
@@ -79,15 +79,6 @@ fn await_row(store: &Store, tag: &str, max_id: i64) {
     while store.max_id(tag) != max_id {
         assert!(std::time::Instant::now() < deadline, "max_id stays at {}", store.max_id(tag));
         thread::yield_now();
-    }
-}
-
-fn await_left(server: &Server, body: &str) {
-    let deadline = std::time::Instant::now() + support::server::PATIENCE;
-    let mut answer = server.ask("/health?app_tag=test_business");
-    while answer != (200, body.to_owned()) {
-        assert!(std::time::Instant::now() < deadline, "left stays at {answer:?}");
-        answer = server.ask("/health?app_tag=test_business");
     }
 }
 

@@ -7,35 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use idalloc::alloc::watermark::Watermarks;
-use idalloc::alloc::{Allocator, AllocatorConfig, OnRegression, StoreFactory, sizing::Policy};
-use idalloc::config::{Identifier, TableSpec};
-use idalloc::dsn::Dsn;
 use idalloc::http::counters::Counters;
 use idalloc::http::handler::{Handler, Service};
 use idalloc::http::{Limits, engine_tokio::Engine};
 use support::server::Client;
-
-fn allocator(file: &std::path::Path) -> Allocator {
-    let name = |text| Identifier::new(text).unwrap();
-    let table = TableSpec { database: None, name: name("segments"), tag_column: name("app_tag") };
-    let dsn = Dsn::Sqlite(file.to_owned());
-    let open: StoreFactory = Arc::new(move || idalloc::store::open(&dsn, &table));
-    let config = AllocatorConfig {
-        refill_threads: 1,
-        preload_tags: 1,
-        tag_reload: Duration::from_secs(10),
-        policy: Policy::default().into(),
-        on_regression: OnRegression::Refuse,
-        trim: || (),
-    };
-    Allocator::start(config, Watermarks::default(), &open).unwrap()
-}
+use support::store::embedded_allocator;
 
 #[test]
 fn a_panic_closes_its_connection_is_reported_and_frees_its_slot() {
     let dir = tempfile::tempdir().unwrap();
-    let allocator = allocator(&dir.path().join("ids.db"));
+    let allocator = embedded_allocator(&dir.path().join("ids.db"), || ());
     let service = Arc::new(Service {
         batch_max: 10,
         lease_max: 10,

@@ -2,17 +2,13 @@
 
 mod support;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use idalloc::alloc::watermark::Watermarks;
-use idalloc::alloc::{Allocator, AllocatorConfig, OnRegression, StoreFactory, sizing::Policy};
-use idalloc::config::{Identifier, TableSpec};
-use idalloc::dsn::Dsn;
+use idalloc::alloc::Allocator;
 use idalloc::http::counters::Counters;
 use idalloc::http::handler::{Handler, Reply, Service, Shortcut};
 use idalloc::http::request::{Method, Request, Version};
@@ -20,6 +16,7 @@ use idalloc::http::response::Answer;
 use rusqlite::Connection;
 use support::memory::unparking;
 use support::server::PATIENCE;
+use support::store::embedded_allocator;
 
 const REQUEST: Request<'_> = Request {
     method: Method::Get,
@@ -36,22 +33,6 @@ const NEW_ROW: i64 = 1 << 40;
 
 /// How often the allocator was told to give memory back.
 static TRIMS: AtomicUsize = AtomicUsize::new(0);
-
-fn allocator(file: &Path) -> Allocator {
-    let name = |text| Identifier::new(text).unwrap();
-    let table = TableSpec { database: None, name: name("segments"), tag_column: name("app_tag") };
-    let dsn = Dsn::Sqlite(file.to_owned());
-    let open: StoreFactory = Arc::new(move || idalloc::store::open(&dsn, &table));
-    let config = AllocatorConfig {
-        refill_threads: 1,
-        preload_tags: 0,
-        tag_reload: Duration::from_secs(3600),
-        policy: Policy::default().into(),
-        on_regression: OnRegression::Refuse,
-        trim: || _ = TRIMS.fetch_add(1, Relaxed),
-    };
-    Allocator::start(config, Watermarks::default(), &open).unwrap()
-}
 
 fn handler(allocator: &Allocator) -> Handler {
     let service = Service {
@@ -92,7 +73,7 @@ fn shortened(handler: &mut Handler, shortcut: &mut Shortcut) -> i64 {
 fn a_shortcut_ends_with_its_tag_and_leads_to_the_next_one_of_that_name() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("ids.db");
-    let allocator = allocator(&file);
+    let allocator = embedded_allocator(&file, || ());
     let table = Connection::open(&file).unwrap();
     let (mut handler, mut shortcut) = (handler(&allocator), Shortcut::default());
     assert_eq!(handled(&mut handler), Answer::Id(1));
@@ -125,7 +106,8 @@ fn a_shortcut_ends_with_its_tag_and_leads_to_the_next_one_of_that_name() {
 #[test]
 fn a_listing_has_its_memory_given_back() {
     let dir = tempfile::tempdir().unwrap();
-    let allocator = allocator(&dir.path().join("ids.db"));
+    let trim = || _ = TRIMS.fetch_add(1, Relaxed);
+    let allocator = embedded_allocator(&dir.path().join("ids.db"), trim);
     assert!(TRIMS.load(Relaxed) > 0, "it has read the table");
     allocator.close(PATIENCE);
 }

@@ -291,6 +291,19 @@ impl Server {
         self.log.iter().collect()
     }
 
+    /// Waits until a GET is answered with 200 and this body.
+    pub fn await_answer(&self, target: &str, body: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.ask(target);
+            if answer == (200, body.to_owned()) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{target} stays at {answer:?}");
+            thread::yield_now();
+        }
+    }
+
     /// Waits until a GET is answered with this status.
     pub fn await_status(&self, target: &str, status: u16) -> Response {
         let mut client = self.connect();

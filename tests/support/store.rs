@@ -1,5 +1,13 @@
 //! A store of either kind for a server to work on, and a way to its table beside the server.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use idalloc::alloc::watermark::Watermarks;
+use idalloc::alloc::{Allocator, AllocatorConfig, OnRegression, StoreFactory, sizing::Policy};
+use idalloc::config::{Identifier, TableSpec};
+use idalloc::dsn::Dsn;
 use tempfile::TempDir;
 
 use super::mariadb::MariaDb;
@@ -12,6 +20,23 @@ pub struct Store {
     pub database: Option<MariaDb>,
     /// Where the embedded one has its file, `ids.db`.
     pub dir: TempDir,
+}
+
+/// An allocator of its own on an SQLite file.
+pub fn embedded_allocator(file: &Path, trim: fn()) -> Allocator {
+    let name = |text| Identifier::new(text).unwrap();
+    let table = TableSpec { database: None, name: name("segments"), tag_column: name("app_tag") };
+    let dsn = Dsn::Sqlite(file.to_owned());
+    let open: StoreFactory = Arc::new(move || idalloc::store::open(&dsn, &table));
+    let config = AllocatorConfig {
+        refill_threads: 1,
+        preload_tags: 1,
+        tag_reload: Duration::from_secs(10),
+        policy: Policy::default().into(),
+        on_regression: OnRegression::Refuse,
+        trim,
+    };
+    Allocator::start(config, Watermarks::default(), &open).unwrap()
 }
 
 impl Store {
