@@ -1,8 +1,8 @@
 //! The allocator: tags by name, and their IDs.
 //!
 //! An [`Allocator`] owns the threads that talk to the store. Every thread that hands IDs out has a [`Handle`] of
-//! its own, which keeps the head segments: so a claim is one `fetch_add`. What cannot be granted at once is a [`Pending`] claim,
-//! which any runtime can poll: it is woken through a plain [`std::task::Waker`].
+//! its own, which keeps the head segments: so a claim is one `fetch_add`. What cannot be granted at once is a
+//! [`Pending`] claim, which any runtime can poll: it is woken through a plain [`std::task::Waker`].
 
 pub mod sizing;
 pub mod tag;

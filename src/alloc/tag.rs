@@ -333,12 +333,8 @@ impl Tag {
             failures: 0,
             row_failures: 0,
         };
-        Self {
-            name: name.into(),
-            head: ArcSwapOption::empty(),
-            policy: policy.into(),
-            state: Mutex::new(state),
-        }
+        let (name, policy) = (name.into(), policy.into());
+        Self { name, policy, head: ArcSwapOption::empty(), state: Mutex::new(state) }
     }
 
     /// The `app_tag`.
@@ -664,10 +660,9 @@ impl Tag {
     }
 
     fn withdraw_all(&self, state: &mut State) -> Vec<Discarded> {
-        let chain: Vec<_> = self.chain(state).iter().map(|segment| segment.close()).collect();
-        state.appended -= chain.iter().map(|range| range.len()).sum::<u64>();
+        let rests = state.take_out(&self.chain(state));
         let mut discarded = state.withdraw_unpublished();
-        discarded.extend(chain.into_iter().filter(|range| !range.is_empty()).map(Discarded));
+        discarded.extend(rests.into_iter().filter(|range| !range.is_empty()).map(Discarded));
         discarded
     }
 
@@ -732,10 +727,8 @@ impl Tag {
         let leased_end = (state.leased > 0).then_some(state.leased_end);
         let handed_out_end = before_chain.max(leased_end);
         let mut closed = Closed { handed_out_end, ..Closed::default() };
-        // The newest first: a claim that moves on meanwhile finds nothing there, and leaves no gap behind.
-        let rests: Vec<_> = chain.iter().rev().map(|segment| segment.close()).collect();
-        state.appended -= rests.iter().map(|rest| rest.len()).sum::<u64>();
-        for (segment, rest) in chain.iter().zip(rests.into_iter().rev()) {
+        let rests = state.take_out(&chain);
+        for (segment, rest) in chain.iter().zip(rests) {
             closed.add(segment, rest);
         }
         if let Some(unclaimed) = closed.unclaimed.as_mut().filter(|unclaimed| unclaimed.start == 1) {
@@ -910,6 +903,15 @@ impl State {
         self.leased_end = self.leased_end.max(range.end);
         self.leased += range.len();
         Some(range)
+    }
+
+    /// Closes the segments of `chain`. Returns what was left of each.
+    fn take_out(&mut self, chain: &[Arc<Segment>]) -> Vec<IdRange> {
+        // The newest first: a claim that moves on meanwhile finds nothing there, and leaves no gap behind.
+        let mut rests: Vec<_> = chain.iter().rev().map(|segment| segment.close()).collect();
+        rests.reverse();
+        self.appended -= rests.iter().map(|rest| rest.len()).sum::<u64>();
+        rests
     }
 
     /// Takes back what was granted and is not in the chain: for leases that are not taken yet, and what is not durable.
