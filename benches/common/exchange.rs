@@ -6,7 +6,7 @@ use std::time::Duration;
 use idalloc::alloc::Allocator;
 use idalloc::http::counters::Counters;
 use idalloc::http::handler::{Handler, Reply, Service, Shortcut};
-use idalloc::http::request::{Memo, Method, Parsed, Parser, Request};
+use idalloc::http::request::{Memo, Parsed, Parser, Request};
 use idalloc::http::response::{Delivery, Encoder};
 
 use super::{endless_allocator, load};
@@ -74,9 +74,7 @@ impl Exchange {
 
 fn encode(reply: Reply, encoder: &mut Encoder, request: &Request<'_>, output: &mut Vec<u8>) {
     let Reply::Now(answer) = reply else { panic!("there are IDs") };
-    let head_only = request.method == Method::Head;
-    let delivery = Delivery { version: request.version, keep_alive: request.keep_alive, head_only };
-    encoder.encode(&answer, delivery, output);
+    encoder.encode(&answer, Delivery::of(request), output);
 }
 
 /// The requests that the benches send, by name: (name, requests in it, bytes).

@@ -10,8 +10,8 @@ use crossbeam_utils::CachePadded;
 
 use super::access::{Access, Grant, bearer};
 use super::counters::{Counters, Route, Tally, Wait};
-use super::request::{BadParameters, Method, Reject, Request, Version, parameter};
-use super::response::{Answer, ApiError};
+use super::request::{BadParameters, Method, Reject, Request, parameter};
+use super::response::{Answer, ApiError, Delivery};
 use crate::alloc::tag::TagHandle;
 use crate::alloc::{AllocError, Granted, Handle, Health, Outcome, Pending, Want};
 use crate::store::tag::TAG_BYTES_MAX;
@@ -173,7 +173,7 @@ impl Handler {
     /// The tag, if the request is for one ID of it, may have it, and leaves the connection open: what
     /// [`Handler::handle`] would find, now and whenever the same bytes come again.
     fn single_of<'a>(&self, request: &Request<'a>) -> Option<Cow<'a, str>> {
-        let is_plain = request.version == Version::Http11 && request.keep_alive;
+        let is_plain = Delivery::of(request) == Delivery::PLAIN;
         if request.method != Method::Get || !is_plain || Route::of(request.path) != Route::Alloc {
             return None;
         }

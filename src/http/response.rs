@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
-use super::request::Version;
+use super::request::{Method, Request, Version};
 use crate::alloc::Ids;
 use crate::segment::IdRange;
 
@@ -126,6 +126,26 @@ const ENDINGS: [[u8; 3]; ALIKE as usize] = {
     endings
 };
 
+/// The digits of IDs without their last two, and then anything.
+struct Beginning {
+    bytes: [u8; ID_BYTES_MAX],
+    len: usize,
+}
+
+impl Beginning {
+    fn of(hundreds: i64) -> Self {
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(hundreds).as_bytes();
+        let mut bytes = [0; ID_BYTES_MAX];
+        bytes[..digits.len()].copy_from_slice(digits);
+        Self { bytes, len: digits.len() }
+    }
+
+    fn id_digits(&self) -> usize {
+        self.len + 2
+    }
+}
+
 /// Appends the IDs from `start` to before `end`, each with a comma.
 fn write_range(out: &mut Vec<u8>, start: i64, end: i64) {
     for id in start..end.min(ALIKE) {
@@ -145,16 +165,13 @@ fn write_range(out: &mut Vec<u8>, start: i64, end: i64) {
 /// Appends IDs that begin with the digits of `hundreds`. Each is written over the unused end of the one before it: copies
 /// of a fixed length need no call.
 fn write_alike(out: &mut Vec<u8>, hundreds: i64, endings: &[[u8; 3]]) {
-    let mut digits = itoa::Buffer::new();
-    let digits = digits.format(hundreds).as_bytes();
-    let mut beginning = [0; ID_BYTES_MAX];
-    beginning[..digits.len()].copy_from_slice(digits);
+    let beginning = Beginning::of(hundreds);
     let mut block = [0; ALIKE as usize * ID_BYTES_MAX];
     let mut rest = &mut block[..];
     for ending in endings {
-        rest[..ID_BYTES_MAX].copy_from_slice(&beginning);
-        rest[digits.len()..][..ending.len()].copy_from_slice(ending);
-        rest = &mut rest[digits.len() + ending.len()..];
+        rest[..ID_BYTES_MAX].copy_from_slice(&beginning.bytes);
+        rest[beginning.len..][..ending.len()].copy_from_slice(ending);
+        rest = &mut rest[beginning.len + ending.len()..];
     }
     let unused = rest.len();
     out.extend_from_slice(&block[..block.len() - unused]);
@@ -226,6 +243,17 @@ pub struct Delivery {
     pub head_only: bool,
 }
 
+impl Delivery {
+    /// Nothing has to be said about the connection.
+    pub const PLAIN: Self = Self { version: Version::Http11, keep_alive: true, head_only: false };
+
+    /// How the answer to `request` is delivered, if the server goes on.
+    pub fn of(request: &Request<'_>) -> Self {
+        let head_only = request.method == Method::Head;
+        Self { version: request.version, keep_alive: request.keep_alive, head_only }
+    }
+}
+
 /// A batch whose answer is long, which is written in pieces: a client who does not read costs one of them.
 #[derive(Debug)]
 pub struct LongBatch {
@@ -271,10 +299,7 @@ struct Single {
     samples: [Sample; ID_BYTES_MAX],
     /// The newest ID without its last two digits, which the next one mostly shares; 0 when there is none.
     hundreds: i64,
-    /// The digits of `hundreds`, and then anything.
-    beginning: [u8; ID_BYTES_MAX],
-    /// How many the whole ID has.
-    id_digits: usize,
+    beginning: Beginning,
 }
 
 /// A response, and then anything: copies of a fixed length are the fastest.
@@ -288,8 +313,6 @@ struct Sample {
 /// The longest ID makes it 189.
 const SINGLE_BYTES_MAX: usize = 192;
 
-const PLAIN: Delivery = Delivery { version: Version::Http11, keep_alive: true, head_only: false };
-
 impl Default for Encoder {
     fn default() -> Self {
         Self::new()
@@ -302,8 +325,7 @@ impl Encoder {
         let single = Single {
             samples: [Sample { bytes: [0; SINGLE_BYTES_MAX], id_at: 0 }; ID_BYTES_MAX],
             hundreds: 0,
-            beginning: [0; ID_BYTES_MAX],
-            id_digits: 0,
+            beginning: Beginning::of(0),
         };
         let mut encoder = Self { date: String::new(), date_second: u64::MAX, single, body: Vec::new() };
         encoder.set_date(SystemTime::now());
@@ -327,7 +349,7 @@ impl Encoder {
     /// Appends one response to `out`.
     pub fn encode(&mut self, answer: &Answer, delivery: Delivery, out: &mut Vec<u8>) {
         match answer {
-            Answer::Id(id) if delivery == PLAIN => self.encode_id(*id, out),
+            Answer::Id(id) if delivery == Delivery::PLAIN => self.encode_id(*id, out),
             _ => self.encode_any(answer, delivery, out),
         }
     }
@@ -338,16 +360,17 @@ impl Encoder {
         debug_assert!(id > 0, "{id} is no ID");
         let hundreds = id / ALIKE;
         if hundreds == 0 {
-            return self.encode_any(&Answer::Id(id), PLAIN, out);
+            return self.encode_any(&Answer::Id(id), Delivery::PLAIN, out);
         }
         if hundreds != self.single.hundreds {
             self.set_hundreds(hundreds, out);
         }
-        let Single { samples, beginning, id_digits, .. } = &self.single;
-        let id_at = out.len() + samples[*id_digits].id_at;
-        out.extend_from_slice(&samples[*id_digits].bytes);
-        out[id_at..id_at + beginning.len()].copy_from_slice(beginning);
-        let end = id_at + id_digits;
+        let Single { samples, beginning, .. } = &self.single;
+        let sample = &samples[beginning.id_digits()];
+        let id_at = out.len() + sample.id_at;
+        out.extend_from_slice(&sample.bytes);
+        out[id_at..id_at + ID_BYTES_MAX].copy_from_slice(&beginning.bytes);
+        let end = id_at + beginning.id_digits();
         let [tens, ones, _] = ENDINGS[(id % ALIKE) as usize];
         out[end - 2..=end].copy_from_slice(&[tens, ones, b'}']);
         out.truncate(end + 1);
@@ -355,12 +378,9 @@ impl Encoder {
 
     /// Makes ready for IDs that begin with the digits of `hundreds`; `out` is left as it is.
     fn set_hundreds(&mut self, hundreds: i64, out: &mut Vec<u8>) {
-        let mut digits = itoa::Buffer::new();
-        let digits = digits.format(hundreds).as_bytes();
         self.single.hundreds = hundreds;
-        self.single.beginning[..digits.len()].copy_from_slice(digits);
-        self.single.id_digits = digits.len() + 2;
-        if self.single.samples[self.single.id_digits].id_at == 0 {
+        self.single.beginning = Beginning::of(hundreds);
+        if self.single.samples[self.single.beginning.id_digits()].id_at == 0 {
             self.make_sample(out);
         }
     }
@@ -368,11 +388,12 @@ impl Encoder {
     #[cold]
     fn make_sample(&mut self, out: &mut Vec<u8>) {
         let start = out.len();
-        self.encode_any(&Answer::Id(self.single.hundreds * ALIKE), PLAIN, out);
-        let sample = &mut self.single.samples[self.single.id_digits];
+        self.encode_any(&Answer::Id(self.single.hundreds * ALIKE), Delivery::PLAIN, out);
+        let id_digits = self.single.beginning.id_digits();
+        let sample = &mut self.single.samples[id_digits];
         let response = &out[start..];
         sample.bytes[..response.len()].copy_from_slice(response);
-        sample.id_at = response.len() - self.single.id_digits - "}".len();
+        sample.id_at = response.len() - id_digits - "}".len();
         out.truncate(start);
     }
 
@@ -445,6 +466,8 @@ mod tests {
     use super::*;
     use smallvec::smallvec;
     use std::time::{Duration, UNIX_EPOCH};
+
+    const PLAIN: Delivery = Delivery::PLAIN;
 
     fn body(answer: &Answer) -> String {
         let mut out = Vec::new();

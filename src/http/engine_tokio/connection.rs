@@ -154,7 +154,8 @@ enum Progress {
     Last,
 }
 
-/// What the request comes to that the worker remembers.
+/// What the request comes to that the worker remembers. Not a part of `Next`: 64 requests deep, a single ID that is passed
+/// on in as large a value takes 58 ns of user time and not 48.
 enum Recalled {
     /// This ID, in a plain answer.
     Single(i64),

@@ -18,7 +18,7 @@ use super::{Slot, TICK};
 use crate::http::Limits;
 use crate::http::counters::Tally;
 use crate::http::handler::{Handler, Service, Shortcut};
-use crate::http::request::{Memo, Method, Request};
+use crate::http::request::{Memo, Request};
 use crate::http::response::{Delivery, Encoder};
 
 /// How long an idle connection stays open when the server stops, so that a request that is on its way gets an answer.
@@ -217,11 +217,7 @@ impl Worker {
 
     /// How the answer to `request` is delivered.
     pub fn delivery(&self, request: &Request<'_>) -> Delivery {
-        Delivery {
-            version: request.version,
-            keep_alive: request.keep_alive && !self.is_draining(),
-            head_only: request.method == Method::Head,
-        }
+        Delivery { keep_alive: request.keep_alive && !self.is_draining(), ..Delivery::of(request) }
     }
 
     pub fn watch(&self) -> (usize, Rc<Watch>) {
