@@ -9,20 +9,22 @@
 //! before anything was asked, and reservations carry an alternating bit, which comes back.
 
 mod choice;
+mod conn;
 mod host;
 mod schema;
+mod session;
 mod tags;
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mysql::prelude::{FromRow, Queryable};
-use mysql::{Conn, DriverError, MySqlError, Params, Row, Value};
+use mysql::prelude::FromRow;
+use mysql::{DriverError, MySqlError, Params, Row, Value};
 
 use self::choice::HostChoice;
-use self::host::{Host, Settings, insist_on_writes, socket_of};
+use self::conn::Conn;
+use self::host::{Host, Settings, insist_on_writes};
 use super::{NEEDS_DEFAULT, SegmentStore, StoreError, StoreReport, TagRow};
 use crate::config::TableSpec;
 use crate::dsn::MySqlDsn;
@@ -31,6 +33,9 @@ pub(super) use schema::schema;
 
 /// Where the alternating bit is in `LAST_INSERT_ID`: no `max_id` needs this one.
 const ALTERNATING_BIT_PLACE: u32 = 63;
+
+/// How many parameters a reservation has.
+const RESERVE_PARAMS: usize = 4;
 
 /// A Galera node's error without its cluster.
 const NOT_READY: u16 = 1047;
@@ -114,7 +119,7 @@ impl MySqlStore {
     }
 
     fn may_go_on(&self, session: &Session) -> bool {
-        session.host == self.choice.current() && session.is_quiet()
+        session.host == self.choice.current() && session.conn.is_quiet()
     }
 
     /// What a failure means to the caller, to the session, and to the host it was with.
@@ -230,7 +235,7 @@ impl SegmentStore for MySqlStore {
         self.call(|Session { conn, statements, place, untold, .. }, table| {
             let report = table.vet(conn, place)?;
             // Preparing it asks for every privilege that a reservation needs.
-            conn.prep(&statements.reserve)?;
+            conn.insist_on_privileges(&statements.reserve, RESERVE_PARAMS)?;
             // The report tells it.
             untold.clear();
             Ok(report)
@@ -243,9 +248,10 @@ impl SegmentStore for MySqlStore {
             let order = session.order(table)?;
             let sql = format!("SELECT {}, max_id, step FROM {} {order} LIMIT ?", table.tag, table.name);
             let mut tags = Vec::new();
-            for row in session.conn.exec_iter(sql, (limit as u64,))? {
-                tags.extend(tag_row(row?));
-            }
+            session.conn.exec_each(&sql, (limit as u64,).into(), |row| {
+                tags.extend(tag_row(row));
+                Ok(())
+            })?;
             Ok(tags)
         })
     }
@@ -354,19 +360,6 @@ impl Session {
         for warning in self.untold.drain(..) {
             tracing::warn!(host = self.place, "{warning}");
         }
-    }
-
-    /// Whether there is nothing to read, as there must not be before anything was asked: it would be taken for the
-    /// answer. False also at the end of the stream: the server, or who stands before it, has closed an idle session,
-    /// and a statement that is not sent is none whose outcome is unknown.
-    ///
-    /// (Under TLS, what a server sends beside answers was read with the answers to the first statements.)
-    fn is_quiet(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit()];
-        let socket = socket_of(&self.conn);
-        let peeked =
-            socket2::SockRef::from(&socket).recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT);
-        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// The clause that puts the most recently used tag first, if the table records that.
@@ -608,14 +601,18 @@ fn product(version: &str) -> String {
     format!("{name} {}", version.split('-').next().unwrap_or(version))
 }
 
-/// All rows of a short answer. Unlike the driver's `exec`, does not panic at an unexpected type.
+/// All rows of a short answer.
 fn rows<T: FromRow>(
     conn: &mut Conn,
     sql: impl AsRef<str>,
     params: impl Into<Params>,
 ) -> Result<Vec<T>, mysql::Error> {
-    let rows = conn.exec_opt(sql.as_ref(), params)?;
-    rows.into_iter().map(|row| row.map_err(mysql::Error::from)).collect()
+    let mut rows = Vec::new();
+    conn.exec_each(sql.as_ref(), params.into(), |row| {
+        rows.push(T::from_row_opt(row)?);
+        Ok(())
+    })?;
+    Ok(rows)
 }
 
 /// Why a call came to nothing: the driver's or server's word, or our judgement of an answer.

@@ -1,6 +1,7 @@
-//! A TCP proxy of 127.0.0.1 before a database: it cuts, delays, and loses or repeats what the database acknowledges.
+//! A TCP proxy of 127.0.0.1 before a database: it cuts, delays, trickles, and loses or repeats what the database
+//! acknowledges.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -30,6 +31,7 @@ struct Line {
     /// What a statement holds whose acknowledgement may be lost.
     marker: &'static str,
     delay_ms: AtomicU64,
+    trickle_ms: AtomicU64,
     loss: Mutex<Option<Loss>>,
     lost: AtomicU64,
     doubles: AtomicBool,
@@ -55,6 +57,7 @@ impl Proxy {
             database_port,
             marker,
             delay_ms: AtomicU64::new(0),
+            trickle_ms: AtomicU64::new(0),
             loss: Mutex::new(None),
             lost: AtomicU64::new(0),
             doubles: AtomicBool::new(false),
@@ -83,6 +86,12 @@ impl Proxy {
     pub fn delay(&self, delay: Duration) {
         let delay_ms = u64::try_from(delay.as_millis()).expect("a short delay");
         self.line.delay_ms.store(delay_ms, Relaxed);
+    }
+
+    /// From now on replies arrive byte by byte, one in each `pause`; or, if that is zero, at once.
+    pub fn trickle(&self, pause: Duration) {
+        let pause_ms = u64::try_from(pause.as_millis()).expect("a short pause");
+        self.line.trickle_ms.store(pause_ms, Relaxed);
     }
 
     /// From now on marked statements arrive and their replies do not; or, if `None`, everything arrives.
@@ -188,11 +197,22 @@ impl Connection {
             if self.marked.load(Relaxed) && line.doubles.load(Relaxed) {
                 reply.extend_from_within(..);
             }
-            if !silent && (&self.client).write_all(&reply).is_err() {
+            if !silent && self.answer(&reply, line).is_err() {
                 break;
             }
         }
         self.cut();
+    }
+
+    fn answer(&self, reply: &[u8], line: &Line) -> io::Result<()> {
+        for (sent, byte) in reply.iter().enumerate() {
+            match line.trickle_ms.load(Relaxed) {
+                0 => return (&self.client).write_all(&reply[sent..]),
+                pause_ms => thread::sleep(Duration::from_millis(pause_ms)),
+            }
+            (&self.client).write_all(&[*byte])?;
+        }
+        Ok(())
     }
 
     fn cut(&self) {

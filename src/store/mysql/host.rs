@@ -1,24 +1,15 @@
 //! One host: how to get in, and what a session must find there.
 
 use std::fs::File;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mysql::prelude::Queryable;
-use mysql::{Conn, DriverError, Opts, OptsBuilder, SslOpts};
+use mysql::{DriverError, Opts, OptsBuilder, SslOpts};
 
-use super::{Failure, StoreError, rows};
+use super::conn::{Conn, LateConnects};
+use super::{Failure, StoreError, rows, session};
 use crate::dsn::{Endpoint, MySqlDsn, Tls};
-
-/// How long a statement waits for a locked row or table, in seconds: no longer than MySQL makes it wait at least. A
-/// server's defaults, 50 s and a day, would hold up the thread that serves the other tags.
-const LOCK_WAIT_SECONDS: &str = "1";
-
-/// The shortest wait that a server takes, in seconds, in SQL: none at all on MariaDB. MySQL's and TiDB's is 1.
-const LOCK_WAIT_SECONDS_MIN: &str = "IF(VERSION() LIKE '%MariaDB%', 0, 1)";
 
 /// Below this, a lock is waited for as shortly as can be: the error that it is still held has to come in time to be an
 /// answer, or the host would be left for a row that somebody has locked.
@@ -42,8 +33,10 @@ pub(super) struct Host {
     pub(super) by_name: Option<(String, u16)>,
     pub(super) tls: Tls,
     pub(super) tls_ca: Option<PathBuf>,
+    pub(super) connect_timeout: Duration,
     pub(super) read_timeout: Duration,
     pub(super) write_timeout: Duration,
+    pub(super) late: LateConnects,
 }
 
 impl Host {
@@ -80,8 +73,10 @@ impl Host {
             by_name,
             tls: dsn.tls,
             tls_ca,
+            connect_timeout: dsn.connect_timeout,
             read_timeout: dsn.read_timeout,
             write_timeout: dsn.write_timeout,
+            late: LateConnects::default(),
         }
     }
 
@@ -99,27 +94,18 @@ impl Host {
             }
             result => result?,
         };
-        let lock_wait_seconds = if fails_fast_on_locks || self.read_timeout < READ_TIMEOUT_WITH_LOCK_WAIT_MIN
-        {
-            LOCK_WAIT_SECONDS_MIN
-        } else {
-            LOCK_WAIT_SECONDS
-        };
-        conn.query_drop(format!(
-            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
-             innodb_lock_wait_timeout = {lock_wait_seconds}, lock_wait_timeout = {lock_wait_seconds}, \
-             autocommit = 1"
-        ))?;
+        let waits_for_locks = !fails_fast_on_locks && self.read_timeout >= READ_TIMEOUT_WITH_LOCK_WAIT_MIN;
+        session::prepare(&mut conn, &self.name, waits_for_locks)?;
         let settings = Settings::read(&mut conn)?;
         settings.insist_on_writes(&self.name)?;
-        self.set_timeouts(&conn).map_err(mysql::Error::from)?;
+        conn.set_timeouts(self.read_timeout, self.write_timeout).map_err(mysql::Error::from)?;
         Ok((conn, settings))
     }
 
     /// The driver gives up after the first address of a name (say `::1` of localhost), unless a local address is
     /// given: then it tries all addresses of that family.
     fn connect_any_address(&self, opts: &Opts) -> Result<Conn, mysql::Error> {
-        let first = Conn::new(opts.clone());
+        let first = self.open(opts);
         let addresses =
             self.by_name.iter().filter_map(|(host, port)| (host.as_str(), *port).to_socket_addrs().ok());
         if !is_unreached(&first) || addresses.flatten().count() < 2 {
@@ -127,7 +113,7 @@ impl Host {
         }
         for any in [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)] {
             let opts = OptsBuilder::from_opts(opts.clone()).bind_address(Some(SocketAddr::new(any, 0)));
-            let result = Conn::new(opts);
+            let result = self.open(&opts.into());
             if !is_unreached(&result) {
                 return result;
             }
@@ -135,17 +121,9 @@ impl Host {
         first
     }
 
-    fn set_timeouts(&self, conn: &Conn) -> io::Result<()> {
-        let socket = socket_of(conn);
-        let socket = socket2::SockRef::from(&socket);
-        socket.set_read_timeout(Some(self.read_timeout))?;
-        socket.set_write_timeout(Some(self.write_timeout))
+    fn open(&self, opts: &Opts) -> Result<Conn, mysql::Error> {
+        Conn::open(opts, self.connect_timeout, &self.late)
     }
-}
-
-pub(super) fn socket_of(conn: &Conn) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor is open for as long as the connection, which stays borrowed for as long as the result.
-    unsafe { BorrowedFd::borrow_raw(conn.as_raw_fd()) }
 }
 
 fn is_unreached(result: &Result<Conn, mysql::Error>) -> bool {

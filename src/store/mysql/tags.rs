@@ -1,8 +1,8 @@
 //! The operator's end: rows one by one, and the table itself.
 
-use mysql::prelude::Queryable;
-use mysql::{Conn, MySqlError, OptsBuilder, Row, Value};
+use mysql::{MySqlError, OptsBuilder, Row, Value};
 
+use super::conn::Conn;
 use super::{
     Failure, Host, MySqlStore, Session, Table, acknowledged_rows, insist_on_writes, integer, rows, schema,
     text,
@@ -41,6 +41,7 @@ impl Host {
             by_name: self.by_name.clone(),
             tls: self.tls,
             tls_ca: self.tls_ca.clone(),
+            late: self.late.clone(),
             ..*self
         }
     }
@@ -68,9 +69,10 @@ impl TagStore for MySqlStore {
             let order = session.order(table)?;
             let sql = format!("{} {order} LIMIT ?", table.select_details(&mut session.conn)?);
             let mut tags = Vec::new();
-            for row in session.conn.exec_iter(sql, (limit as u64,))? {
-                tags.extend(tag_details(row?));
-            }
+            session.conn.exec_each(&sql, (limit as u64,).into(), |row| {
+                tags.extend(tag_details(row));
+                Ok(())
+            })?;
             Ok(tags)
         })
     }
