@@ -184,6 +184,29 @@ fn status_with(server: &Server, target: &str, headers: &[&str]) -> u16 {
 }
 
 #[test]
+fn a_probe_need_not_name_a_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ready(directory.path());
+    let status = |target: &str, version: &str, headers: &str| {
+        let mut client = server.admin();
+        client.send(&format!("GET {target} HTTP/{version}\r\n{headers}Connection: close\r\n\r\n"));
+        client.receive().status
+    };
+    for probe in ["/livez", "/readyz"] {
+        for (version, headers) in [("1.0", ""), ("1.0", "Host:\r\n"), ("1.1", "Host:\r\n")] {
+            assert_eq!(status(probe, version, headers), 200, "{probe} {version} {headers:?}");
+        }
+        assert_eq!(status(probe, "1.1", ""), 403, "HTTP/1.1 needs the header");
+        assert_eq!(status(probe, "1.0", "Host: evil.example\r\n"), 403);
+        assert_eq!(status(probe, "1.0", "Origin: http://evil.example\r\n"), 403);
+    }
+    for other in ["/", "/metrics", "/api/status"] {
+        assert_eq!(status(other, "1.0", ""), 403, "{other}");
+        assert_eq!(status(other, "1.1", "Host:\r\n"), 403, "{other}");
+    }
+}
+
+#[test]
 fn pages_of_other_sites_and_names_that_lead_here_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let server = ready(directory.path());

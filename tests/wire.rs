@@ -37,7 +37,8 @@ const BAD_TARGET: &str = "the target must be a path and query, or an http URL, w
 const REPEATED: &str =
     "Host, Authorization, Content-Length, Content-Type and Transfer-Encoding may be given only once";
 const NO_HOST: &str = "HTTP/1.1 needs a Host header";
-const BAD_HOST: &str = "Host must be a host name or address, with or without a port";
+const BAD_HOST: &str = "Host must be empty, or a host name or address, with or without a port";
+const NO_HTTP: &str = "this port speaks HTTP without TLS: a request begins with its method";
 const BAD_LENGTH: &str = "Content-Length must be one decimal number";
 const BAD_CODING: &str = "Transfer-Encoding must be 'chunked', in HTTP/1.1, without a Content-Length";
 const BAD_CHUNK: &str = "a chunk must be: SIZE [;EXTENSIONS] CR LF DATA CR LF, with SIZE in hexadecimal";
@@ -677,9 +678,40 @@ fn a_malformed_line_is_refused() {
         (line("GET /health HTTP/11"), BAD_REQUEST_LINE),
         (line("GET /health HTTP/1.x"), BAD_REQUEST_LINE),
         (line("GET /health HTTPS/1.1"), BAD_REQUEST_LINE),
-        (line("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}"), BAD_REQUEST_LINE),
+        (line("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}"), NO_HTTP),
+        (line("\u{e9}"), NO_HTTP),
+        (line("\u{7f}GET /health HTTP/1.1"), NO_HTTP),
     ];
     Wire::start().converse(cases.map(|(sent, message)| closed(sent, [bad(message)])));
+}
+
+/// None of these ever sends a line end, and the server does not wait for one.
+#[test]
+fn bytes_that_can_begin_no_request_are_refused_at_the_first() {
+    let mut wire = Wire::start();
+    for (first, impossible, message) in [
+        ("", b"\x16" as &[u8], NO_HTTP),
+        ("", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", NO_HTTP),
+        ("", b"\x80", NO_HTTP),
+        ("", b"\0", NO_HTTP),
+        ("\r\n\r\n", b"\x16", NO_HTTP),
+        (GET, b"\x16", NO_HTTP),
+        ("", b" ", BAD_REQUEST_LINE),
+        ("", b"(", BAD_REQUEST_LINE),
+        ("AMQP", b"\0", BAD_REQUEST_LINE),
+        ("GET", b"\t", BAD_REQUEST_LINE),
+        ("GET\r", b"/", BAD_REQUEST_LINE),
+        ("\r", b"G", BAD_LINE_END),
+    ] {
+        let mut talk = Talk::over(wire.connect());
+        talk.send(first.as_bytes());
+        wire.settle_new();
+        talk.take();
+        let before = if first == GET { ok() } else { String::new() };
+        assert_eq!(normalised(&talk.received), before, "{first:?} may go on");
+        talk.send(impossible);
+        assert_eq!(talk.until_end(), before + &bad(message), "{first:?}, {impossible:?}");
+    }
 }
 
 #[test]
@@ -702,7 +734,7 @@ fn a_malformed_request_is_answered_after_the_well_formed_ones_before_it() {
     Wire::start().converse([
         closed(GET.to_owned() + "bad\r\n\r\n" + GET, [ok(), bad(BAD_REQUEST_LINE)]),
         closed(GET.repeat(3) + &get_with("X : y\r\n") + GET, [ok(), ok(), ok(), bad(BAD_NAME)]),
-        closed(get_target("/x") + &post + GET + "\0\r\n", [not_found(), ok(), ok(), bad(BAD_REQUEST_LINE)]),
+        closed(get_target("/x") + &post + GET + "\0\r\n", [not_found(), ok(), ok(), bad(NO_HTTP)]),
         closed(GET.to_owned() + "GET / HTTP/2.0\r\n" + GET, [ok(), other_version]),
     ]);
 }
@@ -757,7 +789,6 @@ fn http_1_1_needs_exactly_one_valid_host() {
         ("Hos: h\r\n", NO_HOST),
         ("Host: h\r\nHost: h\r\n", REPEATED),
         ("Host: h\r\nX: y\r\nhost: other\r\n", REPEATED),
-        ("Host:\r\n", BAD_HOST),
         ("Host: a b\r\n", BAD_HOST),
         ("Host: a,b\r\nHost: c\r\n", REPEATED),
         ("Host: user@h\r\n", BAD_HOST),
@@ -775,14 +806,17 @@ fn http_1_1_needs_exactly_one_valid_host() {
         ("Host: [::1\r\n", BAD_HOST),
         ("Host: [::g/]\r\n", BAD_HOST),
     ];
-    let served = ["h", "h:80", "h:", "127.0.0.1:8880", "[::1]", "[::1]:8880", "xn--e1afmkfd.example", "a%41"];
+    let served = ["h", "h:80", "h:", "127.0.0.1:8880", "[::1]", "[::1]:8880", "xn--e1afmkfd.example", "a%41", ""];
     let cases = refused.map(|(headers, message)| closed(with(headers), [bad(message)]));
     let served = served.map(|host| kept(with(&format!("Host: {host}\r\n")), [ok()]));
     let of_1_0 = "GET /health HTTP/1.0\r\nConnection: keep-alive\r\n";
     let ok_1_0 = answer("200 OK", "Connection: keep-alive\r\n", SUCCESS);
     Wire::start().converse(cases.into_iter().chain(served).chain([
         kept(format!("{of_1_0}\r\n"), [ok_1_0.clone()]),
-        kept(format!("{of_1_0}Host: h\r\n\r\n"), [ok_1_0]),
+        kept(format!("{of_1_0}Host: h\r\n\r\n"), [ok_1_0.clone()]),
+        kept(format!("{of_1_0}Host:\r\n\r\n"), [ok_1_0]),
+        kept(with("Host:\t \r\n"), [ok()]),
+        closed(with("Host:\r\nHost:\r\n"), [bad(REPEATED)]),
         closed(format!("{of_1_0}Host: a b\r\n\r\n"), [bad(BAD_HOST)]),
         closed(format!("{of_1_0}Host: h\r\nHost: h\r\n\r\n"), [bad(REPEATED)]),
     ]));

@@ -14,7 +14,7 @@ use axum::http::header::{
     X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
@@ -79,7 +79,7 @@ fn check_site(request: &Request, names: &[String]) -> Result<(), Problem> {
     let in_target = request.uri().authority().map(Authority::as_str);
     let in_header = single(headers, HOST)?;
     let host = in_target.or(in_header).unwrap_or_default();
-    if !is_ours(host, names) || !is_ours(in_header.unwrap_or(host), names) {
+    if !is_nameless_probe(request, in_header) && (!is_ours(host, names) || !is_ours(in_header.unwrap_or(host), names)) {
         let message = "Host must be an IP address, localhost, or one of AdminNames";
         return Err(Problem::new(StatusCode::FORBIDDEN, message));
     }
@@ -94,6 +94,12 @@ fn check_site(request: &Request, names: &[String]) -> Result<(), Problem> {
         return Err(Problem::new(StatusCode::FORBIDDEN, "pages of other sites may not use this port"));
     }
     Ok(())
+}
+
+/// Whether this is a balancer's probe whose `Host` is empty, or missing in HTTP/1.0. A browser always names a host.
+fn is_nameless_probe(request: &Request, host: Option<&str>) -> bool {
+    let names_none = host.map_or(request.version() == Version::HTTP_10, str::is_empty);
+    names_none && request.uri().authority().is_none() && matches!(request.uri().path(), "/livez" | "/readyz")
 }
 
 /// Whether `host`, with a port or without, is an IP address, `localhost`, or one of `names`.

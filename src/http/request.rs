@@ -46,6 +46,9 @@ const CHUNK_LINE_BYTES_MAX: usize = CHUNK_SIZE_DIGITS_MAX + 256;
 
 const CHUNK_SIZE_DIGITS_MAX: usize = 16;
 
+/// How much of a method is looked at before its line has ended. The longest that there is has 7.
+const METHOD_BYTES_CHECKED: usize = 32;
+
 /// All chunks as they are sent. Bounds what a client can add to a small body by tiny chunks.
 const CHUNKS_BYTES_MAX: usize = BODY_BYTES_MAX + 48 * 1024;
 
@@ -190,6 +193,8 @@ impl Reject {
     const BAD_LINE_END: Reject = Reject::new(400, "every line must end with CR LF");
     const BAD_REQUEST_LINE: Reject =
         Reject::new(400, "the request line must be: METHOD SP TARGET SP HTTP/1.1");
+    const NO_HTTP: Reject =
+        Reject::new(400, "this port speaks HTTP without TLS: a request begins with its method");
     const EMPTY_LINES: Reject = Reject::new(400, "more than 4 empty lines before the request line");
     const BAD_FIELD_NAME: Reject = Reject::new(400, "a header line must be: NAME ':' VALUE, on one line");
     const BAD_FIELD_VALUE: Reject = Reject::new(400, "a header value must not hold control characters");
@@ -200,7 +205,8 @@ impl Reject {
         "Host, Authorization, Content-Length, Content-Type and Transfer-Encoding may be given only once",
     );
     const NO_HOST: Reject = Reject::new(400, "HTTP/1.1 needs a Host header");
-    const BAD_HOST: Reject = Reject::new(400, "Host must be a host name or address, with or without a port");
+    const BAD_HOST: Reject =
+        Reject::new(400, "Host must be empty, or a host name or address, with or without a port");
     const BAD_LENGTH: Reject = Reject::new(400, "Content-Length must be one decimal number");
     const BAD_CODING: Reject =
         Reject::new(400, "Transfer-Encoding must be 'chunked', in HTTP/1.1, without a Content-Length");
@@ -275,6 +281,7 @@ impl Parser {
     }
 
     fn read_request_line(&mut self, buf: &mut [u8]) -> Result<bool, Reject> {
+        check_beginning(&buf[self.position as usize..])?;
         let limit = self.position as usize + REQUEST_LINE_BYTES_MAX + CRLF.len();
         let Some(line) = self.next_line(buf, limit, Reject::LONG_REQUEST_LINE)? else {
             return Ok(false);
@@ -608,6 +615,33 @@ impl Head {
     }
 }
 
+/// Refuses bytes that can begin no request, whatever follows them: who sends those, such as a client that speaks TLS, may
+/// send no line end for a long time. Of a method, only so many bytes are looked at each time.
+#[inline]
+fn check_beginning(received: &[u8]) -> Result<(), Reject> {
+    if received.starts_with(b"GET ") || received.starts_with(b"POST ") {
+        return Ok(());
+    }
+    let looked_at = &received[..received.len().min(METHOD_BYTES_CHECKED)];
+    match looked_at.iter().position(|byte| !is_token(*byte)).map(|at| (at, looked_at[at])) {
+        None | Some((1.., b' ')) => Ok(()),
+        // Whether the line ends well is found out where it ends.
+        Some((_, b'\n')) => Ok(()),
+        Some((at, b'\r')) => match looked_at.get(at + 1) {
+            None | Some(b'\n') => Ok(()),
+            Some(_) if at == 0 => Err(Reject::BAD_LINE_END),
+            Some(_) => Err(Reject::BAD_REQUEST_LINE),
+        },
+        Some((0, byte)) if byte.is_ascii_control() || !byte.is_ascii() => Err(Reject::NO_HTTP),
+        Some(_) => Err(Reject::BAD_REQUEST_LINE),
+    }
+}
+
+/// Whether a method may have this byte: RFC 9110, 5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// Checks the version at the end of a request line. Minor versions above 1 mean what 1.1 means and are made that,
 /// because `httparse` knows no other.
 fn settle_version(line: &mut [u8]) -> Result<(), Reject> {
@@ -746,7 +780,8 @@ impl<'b> Fields<'b> {
 
     fn check_host(&self, version: Version) -> Result<(), Reject> {
         match self.host {
-            Some(host) if is_authority(host) => Ok(()),
+            // Empty is what a client says whose target has no authority: RFC 9112, 3.2.
+            Some(host) if host.is_empty() || is_authority(host) => Ok(()),
             Some(_) => Err(Reject::BAD_HOST),
             None if version == Version::Http10 => Ok(()),
             None => Err(Reject::NO_HOST),
