@@ -10,6 +10,8 @@ need chromium chromium
 need chromedriver chromium-driver
 need systemd-analyze systemd
 need docker-compose docker-compose
+need node nodejs
+need go golang-go
 need python3 python3
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 

@@ -806,7 +806,8 @@ fn http_1_1_needs_exactly_one_valid_host() {
         ("Host: [::1\r\n", BAD_HOST),
         ("Host: [::g/]\r\n", BAD_HOST),
     ];
-    let served = ["h", "h:80", "h:", "127.0.0.1:8880", "[::1]", "[::1]:8880", "xn--e1afmkfd.example", "a%41", ""];
+    let served =
+        ["h", "h:80", "h:", "127.0.0.1:8880", "[::1]", "[::1]:8880", "xn--e1afmkfd.example", "a%41", ""];
     let cases = refused.map(|(headers, message)| closed(with(headers), [bad(message)]));
     let served = served.map(|host| kept(with(&format!("Host: {host}\r\n")), [ok()]));
     let of_1_0 = "GET /health HTTP/1.0\r\nConnection: keep-alive\r\n";
@@ -1355,6 +1356,31 @@ fn an_idle_connection_is_closed_quietly() {
     });
 }
 
+/// The server looks at the time of a connection when all of these have arrived, and their time is over.
+#[test]
+fn what_has_arrived_is_read_before_its_time_is_judged() {
+    const CONNECTIONS: usize = 40;
+    let timeout = TIMEOUT.as_millis() as u64;
+    let mut wire = Wire::with(&[("HttpReadTimeout", timeout), ("HttpIdleTimeout", timeout)]);
+    let (head, rest) = GET.split_at(20);
+    for (before, sent) in [("", GET), (head, rest)] {
+        let mut talks: Vec<_> = (0..CONNECTIONS).map(|_| Talk::over(wire.connect())).collect();
+        talks.iter_mut().for_each(|talk| exchange(&mut talk.stream));
+        talks.iter_mut().for_each(|talk| talk.send(before.as_bytes()));
+        wire.settle_new();
+        let halt = Halt::of(&wire.server);
+        thread::sleep(2 * TIMEOUT);
+        talks.iter_mut().for_each(|talk| talk.send(sent.as_bytes()));
+        drop(halt);
+        for talk in &mut talks {
+            assert_eq!(receive(&mut talk.stream, ok().len()), ok(), "after {before:?}");
+        }
+        // That was the last chance: what comes later is too late.
+        talks.into_iter().for_each(|talk| assert_eq!(talk.until_end(), ""));
+        wire.settle_new();
+    }
+}
+
 #[test]
 fn empty_lines_do_not_keep_an_idle_connection_open() {
     let wire = Wire::with(&[("HttpIdleTimeout", TIMEOUT.as_millis() as u64)]);
@@ -1575,6 +1601,57 @@ fn a_client_that_reads_slowly_but_steadily_gets_all_its_answers() {
     let text = String::from_utf8(received).unwrap();
     assert_eq!(text.matches("HTTP/1.1 200 OK\r\n").count(), ANSWERS);
     assert!(slowly < text.len(), "it was slow to the end");
+}
+
+/// Clients that read nothing before they have sent all, as many are. A reset would take the answer with it.
+#[test]
+fn an_answer_before_the_end_of_the_request_reaches_a_client_that_sends_on() {
+    const UPLOAD: usize = 20_000_000;
+    const TIMES: usize = 20;
+    let token = serde_json::json!({"a-long-random-token-1": "*"});
+    let directory = tempfile::tempdir().unwrap();
+    let server = Setup::embedded(&directory.path().join("ids.db")).key("AccessTokens", token).start();
+    let head = |start: &str, bytes: usize| format!("{start}\r\nContent-Length: {bytes}\r\n\r\n");
+    let post = "POST /alloc?app_tag=a HTTP/1.1\r\nHost: h";
+    let closing = "GET /alloc?app_tag=a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let early = [
+        ("413", head(post, UPLOAD)),
+        ("413", chunked("ffffffff\r\n")),
+        ("400", head("POST /health HTTP/1.1\r\nBad : h", UPLOAD)),
+        ("400", "\x16\x03".to_owned()),
+        ("401", closing.to_owned()),
+        ("414", "x".repeat(5000)),
+        ("417", head("POST / HTTP/1.1\r\nHost: h\r\nExpect: x", 60_000)),
+        ("431", get_with(&"X: y\r\n".repeat(200))),
+        ("501", head("BREW / HTTP/1.1\r\nHost: h", UPLOAD)),
+        ("505", head("POST / HTTP/2.0\r\nHost: h", UPLOAD)),
+    ];
+    let rest = vec![b'x'; UPLOAD];
+    let mut uploads: Vec<_> = std::iter::repeat_n(&early[0], TIMES).chain(&early).collect();
+    while let Some((status, start)) = uploads.pop() {
+        let mut stream = connect(server.port());
+        let sent = stream.write_all(start.as_bytes()).and_then(|()| stream.write_all(&rest));
+        assert!(sent.is_ok(), "{status}: {sent:?}");
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        assert!(received.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{status}");
+    }
+}
+
+#[test]
+fn a_client_that_sends_on_after_the_last_answer_is_listened_to_for_a_limited_time() {
+    let wire = Wire::with(&[("HttpReadTimeout", TIMEOUT.as_millis() as u64)]);
+    for pause in [Duration::ZERO, TIMEOUT / 10] {
+        let mut stream = wire.connect();
+        stream.write_all(b"bad\r\n").unwrap();
+        let began = Instant::now();
+        while stream.write_all(b"more").is_ok() {
+            assert!(began.elapsed() < PATIENCE, "it is listened to for ever");
+            thread::sleep(pause);
+        }
+        let took = began.elapsed();
+        assert!(took >= TIMEOUT && took < LATEST, "{took:?}");
+    }
 }
 
 /// A server that is halted until the value is dropped: meanwhile its kernel takes what is sent.

@@ -79,7 +79,9 @@ fn check_site(request: &Request, names: &[String]) -> Result<(), Problem> {
     let in_target = request.uri().authority().map(Authority::as_str);
     let in_header = single(headers, HOST)?;
     let host = in_target.or(in_header).unwrap_or_default();
-    if !is_nameless_probe(request, in_header) && (!is_ours(host, names) || !is_ours(in_header.unwrap_or(host), names)) {
+    if !is_nameless_probe(request, in_header)
+        && (!is_ours(host, names) || !is_ours(in_header.unwrap_or(host), names))
+    {
         let message = "Host must be an IP address, localhost, or one of AdminNames";
         return Err(Problem::new(StatusCode::FORBIDDEN, message));
     }

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use super::Limits;
 use super::handler::{Handler, Reply, Service, Waiting, too_many_connections};
-use super::outgoing::unsent_bytes;
+use super::queued::{unread_bytes, unsent_bytes};
 use super::request::{Method, Outline, Reject, Version};
 use super::response::{Answer, COMMON_HEADERS, Delivery, Encoder, reason};
 use crate::episode::Episode;
@@ -220,7 +220,9 @@ impl Watch {
         self.unsent = unsent;
         // Whether a part of a request is there cannot be seen from outside: only the first has the shorter limit.
         let request_limit = if self.answered == 0 { limits.read_timeout } else { limits.idle_timeout };
-        now - self.unsent_at >= limits.write_timeout || now - self.answered_at >= request_limit
+        // What has arrived is read first, before its time is judged: at the next look it may have been answered.
+        let is_idle_for_long = now - self.answered_at >= request_limit && unread_bytes(&borrowed(fd)) == 0;
+        now - self.unsent_at >= limits.write_timeout || is_idle_for_long
     }
 }
 

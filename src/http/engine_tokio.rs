@@ -9,13 +9,15 @@ mod connection;
 mod worker;
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncReadExt as _;
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -31,8 +33,10 @@ pub const FILES_PER_WORKER: usize = 4;
 /// The most refused connections that are given time to read their 503; further ones are closed once it is sent.
 pub const LINGERING_MAX: usize = 128;
 
-/// The most that is read after the last answer.
-const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// The most that is dropped after the last answer: what a client sends that does not read before it has sent all.
+const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The most that is dropped before the other connections have their turn.
+const LINGER_BYTES_PER_TURN: usize = 64 * 1024;
 
 /// A running engine.
 pub struct Engine {
@@ -104,19 +108,42 @@ impl Engine {
     }
 }
 
-/// Reads what comes after the last answer until the client has closed too, for at most `limit`, and not without end: a
-/// close with unread bytes would reset the connection, and could take that answer with it.
-async fn discard_until_closed(stream: &mut TcpStream, limit: Duration) {
+/// How long a client is listened to after the last answer.
+#[derive(Debug, Clone, Copy)]
+struct Linger {
+    /// While it sends nothing.
+    silence_max: Duration,
+    /// While it goes on sending.
+    time_max: Duration,
+}
+
+/// Drops what comes after the last answer, and its end, until the client has closed too, within the limits of `linger`: a
+/// close with unread bytes would reset the connection, and could take that answer with it (RFC 9112, 9.6).
+async fn discard_until_closed(stream: &TcpStream, linger: Linger) {
     let until_closed = async {
-        let mut discarded = [0; 1024];
-        for _ in 0..LINGER_BYTES_MAX / discarded.len() {
-            if !matches!(stream.read(&mut discarded).await, Ok(1..)) {
+        let mut bytes_left = LINGER_BYTES_MAX;
+        while bytes_left > 0 {
+            if !matches!(timeout(linger.silence_max, stream.readable()).await, Ok(Ok(()))) {
                 return;
             }
+            match stream.try_io(Interest::READABLE, || discard(stream)) {
+                Ok(0) => return,
+                Ok(bytes) => bytes_left = bytes_left.saturating_sub(bytes),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+            tokio::task::yield_now().await;
         }
     };
     // However it ends, the connection is closed now.
-    let _ = timeout(limit, until_closed).await;
+    let _ = timeout(linger.time_max, until_closed).await;
+}
+
+/// Drops some of the bytes that have arrived, and says how many; none at the end of them.
+fn discard(stream: &TcpStream) -> io::Result<usize> {
+    // With this flag the system does not write them here.
+    let mut nowhere = [MaybeUninit::uninit(); LINGER_BYTES_PER_TURN];
+    SockRef::from(stream).recv_with_flags(&mut nowhere, libc::MSG_TRUNC)
 }
 
 /// One open connection in a worker's count, for as long as it lives.

@@ -5,7 +5,7 @@ pub mod counters;
 pub mod engine_may;
 pub mod engine_tokio;
 pub mod handler;
-mod outgoing;
+mod queued;
 pub mod request;
 pub mod response;
 

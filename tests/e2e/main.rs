@@ -8,6 +8,7 @@ mod balancer;
 mod balancing;
 mod browser;
 mod chromium;
+mod clients;
 mod metrics;
 mod monitoring;
 mod platforms;

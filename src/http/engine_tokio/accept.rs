@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use super::{LINGERING_MAX, WorkerPort, discard_until_closed};
+use super::{LINGERING_MAX, Linger, WorkerPort, discard_until_closed};
 use crate::episode::Episode;
 use crate::http::handler::{Service, too_many_connections};
 use crate::http::request::Version;
@@ -24,7 +24,7 @@ use crate::http::response::{Delivery, Encoder};
 /// The pause after accepting failed for want of descriptors or memory; without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a refused client may take to read its 503.
-const LINGER: Duration = Duration::from_millis(500);
+const LINGER: Linger = Linger { silence_max: Duration::from_millis(500), time_max: Duration::from_secs(2) };
 
 pub(super) struct Acceptor {
     ports: Vec<WorkerPort>,
@@ -145,8 +145,8 @@ fn tell_refused(stream: TcpStream) -> io::Result<TcpStream> {
 }
 
 async fn linger(stream: TcpStream, _lingering: Rc<()>) {
-    if let Ok(mut stream) = stream.try_into() {
-        discard_until_closed(&mut stream, LINGER).await;
+    if let Ok(stream) = stream.try_into() {
+        discard_until_closed(&stream, LINGER).await;
     }
 }
 

@@ -9,14 +9,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::worker::{Watch, Worker};
-use super::{Slot, discard_until_closed};
+use super::{Linger, Slot, discard_until_closed};
 use crate::http::handler::{Handler, Reply, Waiting};
-use crate::http::outgoing::{unacknowledged_bytes, unsent_bytes};
+use crate::http::queued::{unacknowledged_bytes, unread_bytes, unsent_bytes};
 use crate::http::request::{Parsed, Parser, REQUEST_BYTES_MAX, Reject, Version};
 use crate::http::response::{Answer, Delivery, LongBatch};
 
@@ -29,8 +29,9 @@ const OUTPUT_BYTES: usize = 16 * 1024;
 /// much work as many small requests.
 const REQUESTS_PER_TURN: usize = 64;
 const BYTES_PER_TURN: usize = 2 * INPUT_BYTES;
-/// How long a client is listened to after the last answer.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long a client is listened to after the last answer while it sends nothing. While it does, it has as long as for a
+/// whole request: HttpReadTimeout.
+const LINGER_SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// How the answer to a request that is refused is delivered.
 fn last(head_only: bool) -> Delivery {
@@ -131,6 +132,16 @@ impl Budget {
     }
 }
 
+/// What an idle connection has waited for.
+enum Readable {
+    /// Something has arrived.
+    Now,
+    /// The client was idle for too long.
+    TooLate,
+    /// The client does not take its answers, or is gone.
+    Never,
+}
+
 /// What an exchange came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exchanged {
@@ -218,8 +229,10 @@ impl Connection {
                 self.worker.begin_idle(&self.watch);
             }
             // No buffers are held here: an idle connection costs its task and its socket.
-            if !self.readable().await {
-                return;
+            match self.readable().await {
+                Readable::Now => {}
+                Readable::TooLate => return Box::pin(self.close()).await,
+                Readable::Never => return,
             }
             let mut buffers = self.worker.lend_buffers();
             buffers.input.bytes.extend_from_slice(&EMPTY_LINES[..self.empty_line_bytes.into()]);
@@ -243,6 +256,7 @@ impl Connection {
     /// Answers what was received, and reads on until nothing is in hand. An error means that the client is gone, or
     /// reads too slowly.
     async fn exchange(&mut self, Buffers { input, output }: &mut Buffers) -> io::Result<Exchanged> {
+        let mut late = false;
         loop {
             if !self.answer_all(input, output).await? {
                 return Ok(Exchanged::Close { linger: true });
@@ -255,13 +269,16 @@ impl Connection {
                 self.parser = Parser::default();
                 return Ok(Exchanged::Idle);
             }
-            if !self.receive(input).await? {
+            let is_late = late && self.watch.is_expired();
+            if is_late || !self.receive(input).await? {
                 let answer = self.worker.handler.borrow().too_slow();
                 let delivery = last(self.parser.is_head(input.rest()));
                 self.worker.encoder.borrow_mut().encode(&answer, delivery, output);
                 self.send(input, output).await?;
                 return Ok(Exchanged::Close { linger: true });
             }
+            // What had arrived when the time was over is looked at once more. What comes then is too late.
+            late = self.watch.is_expired();
         }
     }
 
@@ -426,40 +443,45 @@ impl Connection {
         answer.unwrap_or_else(|_| handler.borrow().give_up(&waiting))
     }
 
-    /// Waits for input; false when the client was idle for too long, does not take its answers, or is gone.
-    async fn readable(&mut self) -> bool {
+    /// Waits for the next request.
+    async fn readable(&mut self) -> Readable {
         let mut unsent = usize::MAX;
         loop {
             if let Some(ready) = self.readable_in_time().await {
-                return ready.is_ok();
+                return if ready.is_ok() { Readable::Now } else { Readable::Never };
             }
             // What was sent may still be with the kernel. That is looked at now, when the write timeout has passed at least
             // once, as a look after each answer would cost each a system call.
             let before = mem::replace(&mut unsent, unsent_bytes(&self.stream));
             if unsent > 0 && unsent >= before {
                 self.reset();
-                return false;
+                return Readable::Never;
             }
             if !self.worker.remain_idle(&self.watch, unsent == 0) {
-                return false;
+                return Readable::TooLate;
             }
         }
     }
 
-    /// Waits for input; `None` when the deadline is over.
+    /// Waits for input; `None` when the deadline is over, and nothing has arrived by then.
     async fn readable_in_time(&mut self) -> Option<io::Result<()>> {
         let Self { stream, watch, budget, .. } = self;
-        poll_fn(|cx| {
-            if watch.poll_expired(cx.waker()) {
-                return Poll::Ready(None);
+        let ready = poll_fn(|cx| {
+            if let Poll::Ready(ready) = stream.poll_read_ready(cx) {
+                return Poll::Ready(Some(ready));
             }
-            let ready = stream.poll_read_ready(cx);
-            if ready.is_pending() {
-                *budget = Budget::FULL;
+            *budget = Budget::FULL;
+            match watch.poll_expired(cx.waker()) {
+                true => Poll::Ready(None),
+                false => Poll::Pending,
             }
-            ready.map(Some)
         })
-        .await
+        .await;
+        match ready {
+            // The kernel may know of bytes that the runtime has not been told of yet.
+            None if unread_bytes(stream) > 0 => Some(stream.readable().await),
+            ready => ready,
+        }
     }
 
     /// Has the connection end with a reset: the kernel would keep what the client does not take for minutes otherwise.
@@ -483,27 +505,19 @@ impl Connection {
         received.await.map(|received| received.inspect(|bytes| self.note_received(*bytes)))
     }
 
-    /// Receives what there is, and waits for it if need be; false when the deadline is over.
+    /// Receives what there is, and waits for it if need be; false when the deadline is over, and nothing has arrived by
+    /// then.
     async fn receive(&mut self, input: &mut Input) -> io::Result<bool> {
-        input.make_room();
-        let Self { stream, watch, budget, .. } = self;
-        let mut stream = stream.take(INPUT_BYTES as u64);
-        let mut read = pin!(stream.read_buf(&mut input.bytes));
-        let received = poll_fn(|cx| {
-            if watch.poll_expired(cx.waker()) {
-                return Poll::Ready(None);
+        loop {
+            if let Some(received) = self.receive_at_once(input).await {
+                self.end_of_input = received? == 0;
+                return Ok(true);
             }
-            let received = read.as_mut().poll(cx);
-            if received.is_pending() {
-                *budget = Budget::FULL;
+            match self.readable_in_time().await {
+                Some(ready) => ready?,
+                None => return Ok(false),
             }
-            received.map(Some)
-        });
-        let Some(received) = received.await else { return Ok(false) };
-        let bytes = received?;
-        self.note_received(bytes);
-        self.end_of_input = bytes == 0;
-        Ok(true)
+        }
     }
 
     fn note_received(&mut self, bytes: usize) {
@@ -541,9 +555,10 @@ impl Connection {
         let mut unacknowledged = unacknowledged_bytes(&self.stream);
         loop {
             self.worker.begin(&self.watch, self.worker.limits.write_timeout);
-            let writable = poll_fn(|cx| match self.watch.poll_expired(cx.waker()) {
-                true => Poll::Ready(None),
-                false => self.stream.poll_write_ready(cx).map(Some),
+            let writable = poll_fn(|cx| match self.stream.poll_write_ready(cx) {
+                Poll::Ready(ready) => Poll::Ready(Some(ready)),
+                Poll::Pending if self.watch.poll_expired(cx.waker()) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
             });
             if let Some(writable) = writable.await {
                 // Nothing was read meanwhile: a request that is under way has the time that it had left.
@@ -564,7 +579,9 @@ impl Connection {
     async fn close(mut self) {
         // An error means that the client is gone.
         if self.stream.shutdown().await.is_ok() {
-            discard_until_closed(&mut self.stream, LINGER).await;
+            let time_max = self.worker.limits.read_timeout;
+            let silence_max = LINGER_SILENCE_MAX.min(time_max);
+            discard_until_closed(&self.stream, Linger { silence_max, time_max }).await;
         }
     }
 }

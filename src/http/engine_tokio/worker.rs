@@ -72,6 +72,11 @@ impl Watch {
         false
     }
 
+    /// Whether the deadline is over.
+    pub fn is_expired(&self) -> bool {
+        self.expired.get()
+    }
+
     pub fn is_idle(&self) -> bool {
         self.idle_until.get().is_some()
     }

@@ -1,4 +1,4 @@
-//! What the kernel still holds of the bytes a socket was given.
+//! What the kernel still holds of a socket's bytes, in either direction.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -16,9 +16,14 @@ pub fn unsent_bytes(socket: &impl AsFd) -> usize {
     queued_bytes(socket, SIOCOUTQNSD)
 }
 
+/// Bytes that have arrived and were not read.
+pub fn unread_bytes(socket: &impl AsFd) -> usize {
+    queued_bytes(socket, libc::FIONREAD)
+}
+
 fn queued_bytes(socket: &impl AsFd, request: libc::Ioctl) -> usize {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: both requests write one c_int to the address they are given; the descriptor is open while it is borrowed.
+    // SAFETY: each of the requests writes one c_int to the address they are given; the descriptor is open while it is borrowed.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request, &mut bytes) };
     if result == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
 }
