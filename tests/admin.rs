@@ -505,6 +505,9 @@ fn figures_say_what_was_served(engine: &str) {
         (after["idalloc_ready"], after["idalloc_store_up"], after["idalloc_fences_total"]),
         (1.0, 1.0, 0.0)
     );
+    for reason in ["no_taker", "store_gone_back", "unknown_outcome", "tag_deleted", "not_given_back"] {
+        assert_eq!(after[&format!("idalloc_ids_skipped_total{{reason=\"{reason}\"}}")], 0.0);
+    }
     assert!(after["process_resident_memory_bytes"] > 0.0 && after["process_open_fds"] > 0.0);
     assert_eq!(
         after.contains_key("idalloc_http_sent_bytes_total"),

@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use idalloc::config::{Identifier, TableSpec};
+use idalloc::store;
+use mysql::prelude::Queryable;
 use support::mariadb::MariaDb;
-use support::server::{Client, PATIENCE, Setup};
+use support::proxy::Proxy;
+use support::server::{Client, PATIENCE, Server, Setup};
 
 const ENGINES: [&str; 2] = ["tokio", "may_minihttp"];
 
@@ -19,9 +23,15 @@ fn on_both_stores(case: impl Fn(&str)) {
     case(&MariaDb::start().dsn());
 }
 
-fn stop(mut server: support::server::Server) {
+fn stop(server: Server) {
+    log_of_stopped(server);
+}
+
+/// What the log says after this.
+fn log_of_stopped(mut server: Server) -> Vec<String> {
     server.signal(libc::SIGTERM);
     assert!(server.wait().success());
+    server.rest_of_log()
 }
 
 #[test]
@@ -42,6 +52,62 @@ fn restarts_of_an_idle_server_leave_no_gap() {
     });
 }
 
+/// So small that leases meet the end of a segment.
+fn set_step(dsn: &str, step: i64) {
+    let identifier = |text| Identifier::new(text).unwrap();
+    let table = TableSpec { database: None, name: identifier("segments"), tag_column: identifier("app_tag") };
+    store::open(&dsn.parse().unwrap(), &table).set_step("test_business", step).unwrap();
+}
+
+/// The lease is longer than the IDs that stand by in the head segment, so the store is asked for it.
+#[test]
+fn a_lease_leaves_no_gap() {
+    on_both_stores(|dsn| {
+        let mut next = 1;
+        for _ in 0..3 {
+            let server = Setup::on(dsn).start();
+            server.await_status("/health", 200);
+            let mut client = server.connect();
+            assert_eq!(client.get("/alloc?app_tag=test_business").id(), next);
+            let lease = client.get("/segment?app_tag=test_business&count=150000").json();
+            assert_eq!(
+                (lease["start"].as_i64(), lease["end"].as_i64()),
+                (Some(next + 1), Some(next + 150_001))
+            );
+            next += 150_001;
+            drop(client);
+            let log = log_of_stopped(server);
+            assert!(log.iter().all(|line| !line.contains("skipped")), "{log:?}");
+        }
+    });
+}
+
+/// Every tag has two segments in memory. The database is near while they are reserved, and far at the end.
+#[test]
+fn many_tags_are_given_back_to_a_database_that_is_far() {
+    const TAGS: usize = 1000;
+    let database = MariaDb::start();
+    let rows: Vec<_> = (0..TAGS).map(|tag| format!("('tag{tag:04}', 0, 100)")).collect();
+    database.exec(&format!("INSERT INTO segments (app_tag, max_id, step) VALUES {}", rows.join(", ")));
+    let proxy = Proxy::before(database.port(), "no statement holds this");
+    let dsn = database.dsn().replace(&database.port().to_string(), &proxy.port().to_string());
+    let server = Setup::on(&dsn).key("PreloadTags", 2 * TAGS).start();
+    server.await_status("/health", 200);
+    let sum = || database.conn().query_first::<i64, _>("SELECT CAST(SUM(max_id) AS SIGNED) FROM segments");
+    let reserved = TAGS as i64 * 200 + 200_000;
+    let deadline = Instant::now() + PATIENCE;
+    while sum().unwrap() != Some(reserved) {
+        assert!(Instant::now() < deadline, "{:?} IDs are reserved, not {reserved}", sum());
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(server.get("/alloc?app_tag=tag0500").id(), 1);
+    proxy.delay(Duration::from_millis(20));
+    let log = log_of_stopped(server);
+    assert_eq!(sum().unwrap(), Some(2), "{log:?}");
+    assert_eq!(database.max_id("tag0500"), 2);
+    assert!(log.iter().all(|line| !line.contains("skipped")), "{log:?}");
+}
+
 #[test]
 fn a_server_that_handed_nothing_out_leaves_the_row_as_it_was() {
     let database = MariaDb::start();
@@ -57,12 +123,13 @@ fn a_server_that_handed_nothing_out_leaves_the_row_as_it_was() {
 fn restarts_of_a_loaded_server_leave_no_gap() {
     on_both_stores(|dsn| {
         let mut all = Vec::new();
+        set_step(dsn, 1000);
         for engine in ENGINES.into_iter().cycle().take(4) {
             let server = Setup::on(dsn).key("HttpEngine", engine).start();
             server.await_status("/health", 200);
             let ended = Arc::new(AtomicBool::new(false));
             let clients: Vec<_> = (0..4)
-                .map(|_| {
+                .map(|number| {
                     let (mut client, ended) = (Client::connect(server.port()), ended.clone());
                     thread::spawn(move || {
                         let mut ids = Vec::new();
@@ -70,7 +137,16 @@ fn restarts_of_a_loaded_server_leave_no_gap() {
                             if ended.load(Relaxed) {
                                 return ids;
                             }
-                            match client.try_get("/alloc?app_tag=test_business&count=100") {
+                            let is_lease = number == 3 && fastrand::bool();
+                            let route = if is_lease { "segment" } else { "alloc" };
+                            let target = format!("/{route}?app_tag=test_business&count=100");
+                            match client.try_get(&target) {
+                                Some(response) if response.status == 200 && is_lease => {
+                                    let lease = response.json();
+                                    let [start, end] =
+                                        ["start", "end"].map(|key| lease[key].as_i64().unwrap());
+                                    ids.extend(start..end);
+                                }
                                 Some(response) if response.status == 200 => ids.extend(response.ids()),
                                 // Told to leave, or closed for having been silent too long.
                                 _ => return ids,
@@ -107,7 +183,10 @@ fn what_others_reserved_since_is_theirs() {
         assert!(Instant::now() < deadline, "max_id is {}", database.max_id("test_business"));
         thread::sleep(Duration::from_millis(2));
     }
-    stop(first);
+    let log = log_of_stopped(first);
     assert_eq!(database.max_id("test_business"), max_id, "nothing is given back from below");
+    let skipped: Vec<_> = log.iter().filter(|line| line.contains("IDs are skipped")).collect();
+    assert!(matches!(skipped[..], [line] if line.contains("others have reserved since")), "{log:?}");
+    assert!(skipped[0].contains("ids=[2, 200000)") && skipped[0].contains("count=199998"), "{log:?}");
     assert_eq!(second.get("/alloc?app_tag=test_business").id(), id + 1);
 }

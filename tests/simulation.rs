@@ -34,7 +34,7 @@ use idalloc::alloc::{
     AllocError, Allocator, AllocatorConfig, Granted, Handle, Ids, OnRegression, StoreFactory, Want,
 };
 use idalloc::segment::IdRange;
-use idalloc::store::{SegmentStore, StoreError, StoreReport, TagRow};
+use idalloc::store::{Rest, SegmentStore, StoreError, StoreReport, TagRow};
 use support::memory::{Claimed, Table, claim_within};
 
 /// How long new seeds are begun, unless the environment says how many.
@@ -322,9 +322,10 @@ impl SegmentStore for Session {
         Ok(end)
     }
 
-    fn give_back(&mut self, tag: &str, end: i64, first_unclaimed: i64) -> Result<bool, StoreError> {
+    fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError> {
         let fault = self.draw(&OF_WRITES);
-        self.write(fault, tag, |table| Ok(table.give_back(tag, end, first_unclaimed)))
+        let tag = self.rng.choice(rests).expect("something to give back").tag;
+        self.write(fault, tag, |table| Ok(table.give_back(rests)))
     }
 
     fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
@@ -592,12 +593,20 @@ impl History {
     }
 }
 
-/// IDs are above 0, and from one range that the store acknowledged to this life of this server.
+/// IDs are above 0, and from ranges that the store acknowledged to this life of this server: several, that adjoin, may
+/// have served one lease.
 fn is_granted(taken: &Taken, grants: &[(String, IdRange)]) -> Result<(), String> {
-    let within = |range: &IdRange| range.start <= taken.ids.start && taken.ids.end <= range.end;
-    let granted = grants.iter().any(|(tag, range)| tag == taken.tag && within(range));
+    let mut of_tag: Vec<_> =
+        grants.iter().filter(|(tag, _)| tag == taken.tag).map(|(_, range)| *range).collect();
+    of_tag.sort_unstable_by_key(|range| range.start);
+    let mut granted_to = taken.ids.start;
+    for range in of_tag.into_iter().filter(|range| range.end > taken.ids.start) {
+        if range.start <= granted_to {
+            granted_to = granted_to.max(range.end);
+        }
+    }
     let is_id = taken.ids.start >= 1 && !taken.ids.is_empty();
-    (is_id && granted).then_some(()).ok_or_else(|| format!("never granted: {taken:?}"))
+    (is_id && granted_to >= taken.ids.end).then_some(()).ok_or_else(|| format!("never granted: {taken:?}"))
 }
 
 /// What one thread claims of one tag ascends, leases aside.
@@ -796,8 +805,11 @@ fn a_lease_that_was_not_taken_is_not_handed_out_after_a_regression() {
     let waiter = waiter.expect("it waits");
     let lease = IdRange { start: 10, end: 30 };
     assert_eq!(tag.complete(Job::Lease(waiter, 20), lease), None);
-    let discarded = tag.refuse(TagFault::Regression { granted: 30 }).discarded;
-    assert!(discarded.contains(&Discarded(lease)), "{discarded:?}");
+    let mut discarded = tag.refuse(TagFault::Regression { granted: 30 }).discarded;
+    discarded.sort_unstable_by_key(|Discarded(range)| range.start);
+    // The lease was cut from the lowest, and the chain went on with the rest.
+    let ranges = [(1, 21), (21, 30)].map(|(start, end)| Discarded(IdRange { start, end }));
+    assert_eq!(discarded, ranges);
     assert_eq!((tag.take_lease(waiter), tag.unpark(waiter), tag.left()), (None, None, Some(0)));
 }
 
@@ -829,8 +841,8 @@ impl SegmentStore for Late {
         Ok(before.filter(|_| self.this_session_is_late).unwrap_or(end))
     }
 
-    fn give_back(&mut self, tag: &str, end: i64, first_unclaimed: i64) -> Result<bool, StoreError> {
-        Ok(self.table.give_back(tag, end, first_unclaimed))
+    fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError> {
+        Ok(self.table.give_back(rests))
     }
 
     fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
@@ -876,15 +888,18 @@ fn nothing_in_memory_is_handed_out_once_the_store_is_seen_to_have_gone_back() {
     let mut taken: Vec<IdRange> = take(&first, 1).to_vec();
     await_left(&first, 198);
     let lease = claim_within(&mut first.handle(), "a", Want::Lease(1000), PATIENCE);
-    let Claimed::Granted(Granted::Lease(lease)) = lease else { panic!("no lease: {lease:?}") };
-    // Only the first of three commits is left: [0, 100).
+    let Claimed::Granted(Granted::Lease(_)) = lease else { panic!("no lease: {lease:?}") };
+    // What was reserved for the lease stands in for the IDs that it was cut from, and one more segment stands by.
+    await_left(&first, 298);
+    let granted = table.list()[0].max_id;
+    // Only the first of the commits is left: [0, 100).
     table.lose_commits("a", |_| 1);
     let second = server(OnRegression::Refuse);
     let of_second = take(&second, 150);
     // The last of the head segment: the refill finds out.
-    taken.extend(take(&first, 98));
+    taken.extend(take(&first, 198));
     let deadline = Instant::now() + PATIENCE;
-    while table.list()[0].max_id <= lease.end {
+    while table.list()[0].max_id <= granted {
         assert!(Instant::now() < deadline, "it does not find out");
         thread::yield_now();
     }
@@ -937,6 +952,8 @@ mod the_checker {
             ("b".to_owned(), IdRange { start: 10, end: 20 }),
         ];
         assert_eq!(is_granted(&taken(0, 1, 10), &grants), Ok(()));
+        let more = [grants.to_vec(), vec![("a".to_owned(), IdRange { start: 10, end: 20 })]].concat();
+        assert_eq!(is_granted(&taken(0, 9, 11), &more), Ok(()), "of two that adjoin");
         for (start, end) in [(0, 1), (9, 11), (10, 11), (5, 5)] {
             assert!(said(is_granted(&taken(0, start, end), &grants)).contains("never granted"));
         }

@@ -15,7 +15,7 @@ use idalloc::alloc::{
     AllocError, Allocator, AllocatorConfig, Granted, Handle, Health, OnRegression, Outcome, Pending,
     StoreFactory, Want,
 };
-use idalloc::store::{SegmentStore, StoreError, StoreReport, TagRow};
+use idalloc::store::{Rest, SegmentStore, StoreError, StoreReport, TagRow};
 use support::mariadb::MariaDb;
 use support::memory::{Claimed, Table, claim_within, unparking};
 use support::server::{PATIENCE, Server, Setup};
@@ -70,8 +70,8 @@ impl SegmentStore for Session {
         self.table.reserve(tag, amount)
     }
 
-    fn give_back(&mut self, tag: &str, end: i64, first_unclaimed: i64) -> Result<bool, StoreError> {
-        Ok(self.table.give_back(tag, end, first_unclaimed))
+    fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError> {
+        Ok(self.table.give_back(rests))
     }
 
     fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {

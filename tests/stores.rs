@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use idalloc::config::{Identifier, TableSpec};
 use idalloc::dsn::Dsn;
 use idalloc::store::mysql::MySqlStore;
-use idalloc::store::{Created, SegmentStore, StoreError, StoreReport, TagDetails, TagStore, factory, open};
+use idalloc::store::{
+    Created, Rest, SegmentStore, StoreError, StoreReport, TagDetails, TagStore, factory, open,
+};
 use mysql::prelude::Queryable;
 use support::mariadb::{MariaDb, PASSWORD, free_port};
 use support::proxy::{Loss, Proxy};
@@ -40,6 +42,17 @@ fn mysql_store(dsn_text: &str) -> MySqlStore {
 
 fn names(store: &mut dyn TagStore, limit: usize) -> Vec<String> {
     store.list_tags(limit).expect("list the tags").into_iter().map(|row| row.name).collect()
+}
+
+/// Gives one row's rest back, and says whether that was done.
+fn give_back(
+    store: &mut dyn SegmentStore,
+    tag: &str,
+    end: i64,
+    first_unclaimed: i64,
+) -> Result<bool, StoreError> {
+    let given_back = store.give_back(&[Rest { tag, end, first_unclaimed }])?;
+    Ok(given_back == [true])
 }
 
 /// The statement that a `Schema` error quotes.
@@ -173,7 +186,7 @@ mod contract {
         let mut store = fixture.open();
         for tag in ["b", "", "a'", "%", &"x".repeat(5000)] {
             assert_eq!(store.reserve(tag, 1), Err(StoreError::UnknownTag), "{tag:?}");
-            assert_eq!(store.give_back(tag, 1, 0), Ok(false), "{tag:?}");
+            assert_eq!(give_back(&mut *store, tag, 1, 0), Ok(false), "{tag:?}");
         }
         assert_eq!(store.reserve("a", 1), Ok(1));
     }
@@ -204,13 +217,67 @@ mod contract {
         fixture.insert("b", 100, 1);
         let mut store = fixture.open();
         assert_eq!(store.reserve("a", 100), Ok(100));
-        assert_eq!(store.give_back("a", 100, 40), Ok(true));
+        assert_eq!(give_back(&mut *store, "a", 100, 40), Ok(true));
         assert_eq!(store.reserve("a", 10), Ok(50));
         // Another's reservation may have ended above or, after a give-back, below the range's end.
         for end in [40, 100] {
-            assert_eq!(store.give_back("a", end, end - 1), Ok(false));
+            assert_eq!(give_back(&mut *store, "a", end, end - 1), Ok(false));
         }
         assert_eq!((fixture.max_id("a"), fixture.max_id("b")), (50, 100));
+    }
+
+    /// Each row's condition is its own: what others have changed stays as it is, and is told.
+    pub fn a_batch_gives_back_the_rows_that_are_as_they_were(fixture: &Fixture) {
+        const ROWS: usize = 300;
+        let tags: Vec<_> = (0..ROWS).map(|row| format!("tag {row:03}")).collect();
+        let rows: Vec<_> = tags.iter().map(|tag| format!("('{tag}', 100, 1)")).collect();
+        let insert =
+            format!("INSERT INTO {} (app_tag, max_id, step) VALUES {}", fixture.table(), rows.join(","));
+        fixture.exec(&insert);
+        let rests: Vec<_> = tags
+            .iter()
+            .zip(1..)
+            .map(|(tag, first)| Rest { tag, end: 100, first_unclaimed: first % 100 })
+            .collect();
+        let mut store = fixture.open();
+        assert_eq!(store.reserve(&tags[7], 5), Ok(105), "another reserved");
+        fixture.exec(&format!("UPDATE {} SET max_id = 99 WHERE app_tag = '{}'", fixture.table(), tags[150]));
+        fixture.exec(&format!("DELETE FROM {} WHERE app_tag = '{}'", fixture.table(), tags[299]));
+        let given_back = store.give_back(&rests).expect("give back");
+        let refused: Vec<_> = (0..ROWS).filter(|row| !given_back[*row]).collect();
+        assert_eq!(refused, [7, 150, 299]);
+        assert_eq!((fixture.max_id(&tags[7]), fixture.max_id(&tags[150])), (105, 99));
+        for (rest, given_back) in rests.iter().zip(given_back).filter(|(_, given_back)| *given_back) {
+            assert_eq!(fixture.max_id(rest.tag), rest.first_unclaimed, "{rest:?}, {given_back}");
+        }
+        assert_eq!(store.give_back(&rests), Ok(vec![false; ROWS]), "nothing is given back twice");
+        assert_eq!(store.give_back(&[]), Ok(vec![]));
+    }
+
+    pub fn sessions_may_give_back_at_once(fixture: &Fixture) {
+        const ROWS: usize = 200;
+        const ROUNDS: usize = 10;
+        let tags: Vec<_> = (0..ROWS).map(|row| format!("tag {row:03}")).collect();
+        tags.iter().for_each(|tag| fixture.insert(tag, 0, 1));
+        let barrier = Barrier::new(2);
+        let rounds = |parity: usize| {
+            let mine: Vec<_> = tags.iter().skip(parity).step_by(2).collect();
+            let mut store = fixture.open();
+            for _ in 0..ROUNDS {
+                let ends: Vec<_> = mine.iter().map(|tag| store.reserve(tag, 10).expect("reserve")).collect();
+                let mut rests = Vec::new();
+                for (tag, end) in mine.iter().zip(ends) {
+                    rests.push(Rest { tag, end, first_unclaimed: end - 9 });
+                }
+                barrier.wait();
+                assert_eq!(store.give_back(&rests), Ok(vec![true; ROWS / 2]));
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| rounds(1));
+            rounds(0);
+        });
+        assert!(tags.iter().all(|tag| fixture.max_id(tag) == ROUNDS as i64));
     }
 
     pub fn a_raise_only_goes_up_and_says_whether_it_did(fixture: &Fixture) {
@@ -289,7 +356,7 @@ mod contract {
         let mut store = fixture.open();
         for (tag, amount) in tags.into_iter().zip(10..) {
             assert_eq!(store.reserve(tag, amount), Ok(amount), "{tag:?}");
-            assert_eq!(store.give_back(tag, amount, amount - 1), Ok(true), "{tag:?}");
+            assert_eq!(give_back(&mut *store, tag, amount, amount - 1), Ok(true), "{tag:?}");
             assert_eq!(fixture.max_id(tag), amount - 1, "{tag:?}");
         }
         let mut listed = names(&mut *store, 10);
@@ -493,6 +560,8 @@ on_both_stores! {
     the_last_id_can_be_had_and_none_beyond
     amounts_below_one_change_nothing
     only_the_newest_range_can_be_given_back
+    a_batch_gives_back_the_rows_that_are_as_they_were
+    sessions_may_give_back_at_once
     a_raise_only_goes_up_and_says_whether_it_did
     sessions_at_once_get_disjoint_adjoining_ranges
     the_most_recently_used_tag_is_listed_first
@@ -854,7 +923,7 @@ mod mysql_tables {
         let mut store = open_table("warned", "app_tag");
         let results = [
             store.reserve("t", 10).map(drop),
-            store.give_back("t", 60, 55).map(drop),
+            give_back(&mut *store, "t", 60, 55).map(drop),
             store.raise("t", 1000).map(drop),
         ];
         for result in results {
@@ -1128,12 +1197,45 @@ mod mysql_faults {
     }
 
     #[test]
+    fn a_batch_with_a_locked_row_changes_nothing_and_may_be_tried_again() {
+        let server = MariaDb::start();
+        insert(&server, "beta");
+        let mut store = mysql_store(&hosts(&[server.port()]));
+        assert_eq!(store.reserve("beta", 10), Ok(10));
+        assert_eq!(store.reserve("test_business", 10), Ok(10));
+        let rests = ["beta", "test_business"].map(|tag| Rest { tag, end: 10, first_unclaimed: 1 });
+        let lock = server.lock_row("test_business");
+        assert!(matches!(store.give_back(&rests), Err(StoreError::Contended(_))));
+        drop(lock);
+        assert_eq!((server.max_id("beta"), server.max_id("test_business")), (10, 10));
+        await_true("the lock is gone", || store.give_back(&rests) == Ok(vec![true, true]));
+    }
+
+    #[test]
+    fn only_a_reservation_that_was_sent_is_in_doubt() {
+        let (server, proxy, mut store) = alpha_and_beta();
+        assert!(!store.is_in_doubt());
+        proxy.lose(Some(Loss::Closed));
+        assert!(store.reserve("alpha", 10).is_err());
+        assert!(store.is_in_doubt(), "it was made, and the answer was lost");
+        proxy.lose(None);
+        assert_eq!(store.reserve("alpha", 10), Ok(1_000_021));
+        assert!(!store.is_in_doubt());
+        assert_eq!(store.reserve("gamma", 10), Err(StoreError::UnknownTag));
+        assert!(!store.is_in_doubt());
+        server.kill();
+        await_true("the connection is gone", || {
+            matches!(store.reserve("alpha", 10), Err(StoreError::Unavailable(_))) && !store.is_in_doubt()
+        });
+    }
+
+    #[test]
     fn a_reply_that_comes_again_later_is_that_to_no_statement() {
         let (server, proxy, mut store) = alpha_and_beta();
         proxy.repeat();
         assert_eq!(store.reserve("beta", 10), Ok(10));
         proxy.repeat();
-        assert_eq!(store.give_back("beta", 7, 1), Ok(false));
+        assert_eq!(give_back(&mut store, "beta", 7, 1), Ok(false));
         proxy.repeat();
         let rows = store.list_tags(10).expect("list the tags");
         let mut max_ids: Vec<_> = rows.iter().map(|row| row.max_id).collect();
@@ -1336,7 +1438,7 @@ mod mysql_faults {
                 "{result:?}"
             );
         }
-        assert_eq!(returning.give_back("test_business", 20, 11), Ok(false));
+        assert_eq!(give_back(&mut *returning, "test_business", 20, 11), Ok(false));
         assert_eq!(old_primary.max_id("test_business"), 20);
         // A row that only the old primary lacks is not unknown.
         assert!(matches!(
@@ -1345,7 +1447,7 @@ mod mysql_faults {
         ));
         assert_eq!(store.reserve("test_business", 10), Ok(10), "from the new primary");
         old_primary.exec("SET GLOBAL read_only = 0");
-        assert_eq!(returning.give_back("test_business", 20, 11), Ok(true));
+        assert_eq!(give_back(&mut *returning, "test_business", 20, 11), Ok(true));
         assert_eq!(raising.raise("test_business", 90), Ok(true));
         assert_eq!(old_primary.max_id("test_business"), 90);
     }

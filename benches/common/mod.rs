@@ -13,7 +13,7 @@ use std::time::Duration;
 use idalloc::alloc::sizing::Policy;
 use idalloc::alloc::watermark::Watermarks;
 use idalloc::alloc::{Allocator, AllocatorConfig, Handle, OnRegression, Outcome, StoreFactory, Want};
-use idalloc::store::{SegmentStore, StoreError, StoreReport, TagRow};
+use idalloc::store::{Rest, SegmentStore, StoreError, StoreReport, TagRow};
 
 /// More IDs than any run takes, so that the store is never asked.
 pub const ENDLESS: i64 = 1 << 60;
@@ -40,8 +40,8 @@ impl SegmentStore for Table {
         Ok(*max_id)
     }
 
-    fn give_back(&mut self, _tag: &str, _end: i64, _first: i64) -> Result<bool, StoreError> {
-        Ok(false)
+    fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError> {
+        Ok(vec![false; rests.len()])
     }
 
     fn raise(&mut self, _tag: &str, _to: i64) -> Result<bool, StoreError> {

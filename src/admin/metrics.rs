@@ -15,6 +15,7 @@ use super::Admin;
 use super::overview::{OTHERS, Series};
 use super::status::{COMMIT, VERSION, engine, readiness};
 use crate::alloc::monitor::FAILURE_KINDS;
+use crate::alloc::skipped::REASONS;
 use crate::config::HttpEngine;
 use crate::counters::{BOUNDS_US, HistogramReading};
 use crate::http::counters::Route;
@@ -178,6 +179,8 @@ fn allocator_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
     let failed = FAILURE_KINDS.iter().zip(reservations.failed);
     let mut results = vec![counted(&[("result", "ok")], reservations.granted.count())];
     results.extend(failed.map(|(kind, count)| counted(&[("result", kind)], count)));
+    let skipped = REASONS.iter().zip(admin.monitor.skipped());
+    let skipped = skipped.map(|((_, reason), ids)| counted(&[("reason", reason)], ids));
     families.extend([
         counter("idalloc_reservations_total", "Reservations, by what the store made of them.", results),
         family(
@@ -190,6 +193,11 @@ fn allocator_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
             "idalloc_fences_total",
             "Tags that were fenced because the store had gone back.",
             vec![counted(&[], reservations.fences)],
+        ),
+        counter(
+            "idalloc_ids_skipped_total",
+            "IDs that were reserved, or may have been, and that nobody will be given, by reason.",
+            skipped.collect(),
         ),
         gauge(
             "idalloc_segment_seconds",

@@ -13,13 +13,15 @@ use arc_swap::ArcSwap;
 use compact_str::CompactString;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
+use super::ending::join_until;
 use super::listing::{Lister, Listing, Missing, Visit};
 use super::monitor::{Monitor, Reservations};
-use super::refill::{Duty, RefillQueue, Refiller, StoreState, log_discarded};
+use super::refill::{Duty, RefillQueue, Refiller, StoreState};
 use super::sizing::{Latency, Policy};
-use super::tag::{Fault, Hunger, Need, Parked, Tag, TagHandle, Urgency, WaiterId};
+use super::skipped::{Reason, Skipped};
+use super::tag::{Discarded, Fault, Hunger, Need, Parked, Tag, TagHandle, Urgency, WaiterId};
 use super::watermark::Watermarks;
 use crate::segment::{Claim, IdRange};
 use crate::store::{SegmentStore, StoreError};
@@ -190,6 +192,7 @@ pub(super) struct Shared {
     pub watermarks: Watermarks,
     pub latency: Mutex<Latency>,
     pub reservations: Reservations,
+    pub skipped: Skipped,
     pub store_state: StoreState,
     /// The tags to preload that no refill thread has tried yet.
     pub preloading: Mutex<Vec<Arc<Tag>>>,
@@ -199,7 +202,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new(config: AllocatorConfig, watermarks: Watermarks) -> Self {
+    pub(super) fn new(config: AllocatorConfig, watermarks: Watermarks) -> Self {
         Self {
             config,
             watermarks,
@@ -209,6 +212,7 @@ impl Shared {
             listing: Listing::default(),
             latency: Mutex::default(),
             reservations: Reservations::default(),
+            skipped: Skipped::default(),
             store_state: StoreState::default(),
             preloading: Mutex::default(),
             watched: Mutex::default(),
@@ -227,7 +231,9 @@ impl Shared {
 
     /// Closes a tag that is not in the directory any more.
     pub fn end(&self, gone: &Tag) {
-        gone.close().skipped.iter().for_each(|skipped| log_discarded(gone, skipped));
+        let closed = gone.close();
+        let rests = closed.unclaimed.map(Discarded).into_iter().chain(closed.skipped);
+        rests.for_each(|rest| self.skipped.note(gone.name(), rest, Reason::TagDeleted));
         self.watermarks.pin(gone.name());
     }
 
@@ -292,7 +298,7 @@ impl Shared {
 /// The owner's end. Segments are reserved until [`Allocator::close`]; dropping it stops nothing.
 pub struct Allocator {
     shared: Arc<Shared>,
-    lister: JoinHandle<()>,
+    lister: JoinHandle<Box<dyn SegmentStore>>,
     refillers: Vec<JoinHandle<Box<dyn SegmentStore>>>,
 }
 
@@ -343,61 +349,18 @@ impl Allocator {
     /// leaves no gap. All of it within `limit`, which may cut the giving back short: what is not given back is a gap.
     /// Claims fail with [`AllocError::Closed`] from now on.
     pub fn close(self, limit: Duration) {
-        let deadline = Instant::now() + limit;
+        let began = Instant::now();
+        let deadline = began + limit;
+        // A thread whose statement hangs must not cost the others their time.
+        let threads_deadline = began + limit / 2;
         // Relaxed: who sees a tag closed by the loop below has its mutex, which orders this store before.
         self.shared.closed.store(true, Relaxed);
         self.shared.queue.stop();
         self.shared.listing.stop();
         // First the threads: a reservation that is under way is still put into its chain, and comes back with it.
-        let stores: Vec<_> =
-            self.refillers.into_iter().filter_map(|refiller| join_until(refiller, deadline)).collect();
-        join_until(self.lister, deadline);
+        let threads = self.refillers.into_iter().chain([self.lister]);
+        let stores = threads.filter_map(|thread| join_until(thread, threads_deadline)).collect();
         self.shared.settle(stores, deadline);
-    }
-}
-
-impl Shared {
-    /// Closes every tag, and gives back what was never claimed.
-    fn settle(&self, stores: Vec<Box<dyn SegmentStore>>, deadline: Instant) {
-        let directory = self.directory.load_full();
-        let closed: Vec<_> = directory.tags().map(|tag| (&**tag, tag.close())).collect();
-        for (tag, closed) in &closed {
-            closed.skipped.iter().for_each(|skipped| log_discarded(tag, skipped));
-        }
-        // First the watermarks: they may be too low for what was never handed out, but not too high for the next start.
-        let lowered: Vec<_> = closed
-            .iter()
-            .filter(|(_, closed)| closed.handed_out_end.is_some() || closed.unclaimed.is_some())
-            .map(|(tag, closed)| (tag.name(), closed.handed_out_end))
-            .collect();
-        if let Err(cause) = self.watermarks.lower(&lowered) {
-            return warn!(%cause, "nothing is given back: unclaimed IDs are skipped");
-        }
-        let unclaimed = closed.into_iter().filter_map(|(tag, closed)| Some((tag, closed.unclaimed?)));
-        give_all_back(unclaimed.collect(), stores, deadline);
-    }
-}
-
-/// Gives back until the deadline, through all of `stores` at once.
-fn give_all_back(unclaimed: Vec<(&Tag, IdRange)>, stores: Vec<Box<dyn SegmentStore>>, deadline: Instant) {
-    let rest = Mutex::new(unclaimed);
-    thread::scope(|scope| {
-        for mut store in stores {
-            let rest = &rest;
-            scope.spawn(move || {
-                while Instant::now() < deadline {
-                    let Some((tag, range)) = lock(rest).pop() else { return };
-                    if give_back(&mut *store, tag, range).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    let rest = lock(&rest);
-    if !rest.is_empty() {
-        let ids: u64 = rest.iter().map(|(_, range)| range.len()).sum();
-        warn!(tags = rest.len(), ids, "the end came before these were given back: unclaimed IDs are skipped");
     }
 }
 
@@ -407,32 +370,6 @@ fn spawn<T: Send + 'static>(
 ) -> Result<JoinHandle<T>, StoreError> {
     let thread = thread::Builder::new().name(name).spawn(body);
     thread.map_err(|error| StoreError::Unavailable(format!("no thread: {error}")))
-}
-
-/// What the thread returned, if it ended in time and did not panic, of which the log knows already.
-fn join_until<T>(thread: JoinHandle<T>, deadline: Instant) -> Option<T> {
-    while !thread.is_finished() {
-        if Instant::now() >= deadline {
-            return None;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    thread.join().ok()
-}
-
-/// An error means that the store does not answer: the next tag would fare no better.
-fn give_back(store: &mut dyn SegmentStore, tag: &Tag, unclaimed: IdRange) -> Result<(), StoreError> {
-    let given_back = store.give_back(tag.name(), unclaimed.end, unclaimed.start);
-    match &given_back {
-        Ok(true) => debug!(tag = tag.name(), ids = ?unclaimed, "given back"),
-        Ok(false) => {
-            info!(tag = tag.name(), ids = ?unclaimed, "others have reserved since: these IDs are skipped")
-        }
-        Err(cause) => {
-            info!(tag = tag.name(), ids = ?unclaimed, %cause, "not given back: these IDs are skipped")
-        }
-    }
-    given_back.map(drop)
 }
 
 /// A worker's end of the allocator: one thread's ways to the tags it serves.
@@ -661,7 +598,7 @@ impl Pending {
             Registration::Listing(mut visit) => self.shared.listing.leave(&mut visit),
             Registration::Tag(tag, Some(waiter)) => {
                 if let Some(discarded) = tag.unpark(waiter) {
-                    log_discarded(&tag, &discarded);
+                    self.shared.skipped.note(tag.name(), discarded, Reason::NoTaker);
                 }
             }
             Registration::Tag(_, None) | Registration::None => {}
@@ -673,52 +610,7 @@ impl Drop for Pending {
     fn drop(&mut self) {
         self.leave();
         for range in self.got.drain(..) {
-            info!(tag = &*self.name, ids = ?range, "claimed IDs had no taker and are skipped");
+            self.shared.skipped.note(&self.name, Discarded(range), Reason::NoTaker);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Barrier;
-
-    use super::*;
-    use crate::store::{StoreReport, TagRow};
-
-    /// Gives back only when all are at it at the same time.
-    struct Together(Arc<Barrier>);
-
-    impl SegmentStore for Together {
-        fn check(&mut self) -> Result<StoreReport, StoreError> {
-            unreachable!("nobody looks")
-        }
-
-        fn list_tags(&mut self, _limit: usize) -> Result<Vec<TagRow>, StoreError> {
-            unreachable!("nobody lists")
-        }
-
-        fn reserve(&mut self, _tag: &str, _amount: i64) -> Result<i64, StoreError> {
-            unreachable!("nobody reserves")
-        }
-
-        fn give_back(&mut self, _tag: &str, _end: i64, _first: i64) -> Result<bool, StoreError> {
-            self.0.wait();
-            Ok(true)
-        }
-
-        fn raise(&mut self, _tag: &str, _to: i64) -> Result<bool, StoreError> {
-            unreachable!("nobody raises")
-        }
-    }
-
-    #[test]
-    fn every_session_gives_back() {
-        const SESSIONS: usize = 3;
-        let barrier = Arc::new(Barrier::new(SESSIONS));
-        let stores = (0..SESSIONS).map(|_| Box::new(Together(barrier.clone())) as Box<dyn SegmentStore>);
-        let tags: Vec<_> =
-            (0..SESSIONS).map(|_| Tag::new("t", 1, Policy::default(), Instant::now())).collect();
-        let unclaimed = tags.iter().map(|tag| (tag, IdRange { start: 1, end: 2 }));
-        give_all_back(unclaimed.collect(), stores.collect(), Instant::now() + Duration::from_secs(60));
     }
 }

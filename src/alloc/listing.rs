@@ -234,18 +234,19 @@ impl Lister {
         Ok(began.elapsed())
     }
 
-    /// Reads the table from time to time until stopped; `Shared::listing` has the requests.
-    pub fn run(mut self) {
+    /// Reads the table from time to time until stopped, and hands back the session; `Shared::listing` has the requests.
+    pub fn run(mut self) -> Box<dyn SegmentStore> {
         loop {
             let period = match self.failures {
                 0 => self.shared.config.tag_reload,
                 failures => backoff(failures),
             };
             if !self.shared.listing.wait(period) {
-                return;
+                return self.store;
             }
             // The error is in the log, if it is news; the next turn comes soon.
             let _ = self.list();
+            self.shared.skipped.tell_untold(Instant::now());
         }
     }
 }

@@ -193,6 +193,7 @@ fn closing_a_tag_tells_everyone_and_hands_nothing_out_twice() {
         let handed_out_end = claimed.iter().max().map(|id| id + 1);
         assert!(closed.handed_out_end >= handed_out_end && closed.handed_out_end <= Some(3));
         assert!(closed.unclaimed.is_none_or(|rest| closed.handed_out_end <= Some(rest.start)));
+        assert_eq!(closed.skipped, []);
     });
 }
 
@@ -277,13 +278,42 @@ fn a_lease_is_taken_before_the_end_and_counted_or_not_at_all() {
             let tag = tag.clone();
             thread::spawn(move || tag.take_lease(id))
         };
-        let Closed { handed_out_end, skipped, .. } = tag.close();
-        let discarded: Vec<_> = refiller.join().unwrap().into_iter().chain(skipped).collect();
-        match taker.join().unwrap() {
-            Some(range) => assert_eq!((handed_out_end, discarded), (Some(range.end), vec![])),
+        let Closed { handed_out_end, unclaimed, skipped } = tag.close();
+        let late = refiller.join().unwrap();
+        let (unclaimed, taken) = (unclaimed.expect("something is left"), taker.join().unwrap());
+        assert_eq!((handed_out_end, skipped), (taken.map(|taken| taken.end), vec![]));
+        match (taken, late) {
+            (Some(taken), None) => assert_eq!((taken, unclaimed), (range(1, 3), range(3, 4))),
+            (None, Some(late)) => assert_eq!((late, unclaimed), (Discarded(range(2, 4)), range(1, 2))),
             // The caller was before its lease.
-            None => assert_eq!((handed_out_end, discarded), (None, vec![Discarded(range(2, 4))])),
+            (None, None) => assert_eq!(unclaimed, range(1, 4)),
+            (Some(taken), Some(late)) => panic!("{taken:?} is from {late:?}"),
         }
+    });
+}
+
+#[test]
+fn a_lease_that_is_cut_from_under_claims_shares_no_id_with_them() {
+    check(|| {
+        let tag = tag_with(&[range(1, 2), range(2, 4)]);
+        let mut waiter = None;
+        tag.park(Need::Lease(2), std::task::Waker::noop(), &mut waiter, Instant::now());
+        let id = waiter.unwrap();
+        assert!(tag.begin_refill(Entry::Urgent));
+        let claimers = [(); 2].map(|()| {
+            let tag = tag.clone();
+            thread::spawn(move || block_on(next_id(tag)).unwrap())
+        });
+        assert_eq!(tag.complete(Job::Lease(id, 2), range(4, 6)), None);
+        let lease = tag.take_lease(id).expect("it was granted");
+        let mut ids: Vec<_> = claimers.map(|claimer| claimer.join().unwrap()).into();
+        ids.extend(lease.start..lease.end);
+        let mut handle = TagHandle::new(tag.clone());
+        ids.extend(handle.claim(1).map(|claim| claim.ids.start));
+        assert_eq!(handle.claim(1), None);
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 2, 3, 4, 5]);
+        assert_eq!(tag.close(), Closed { handed_out_end: Some(6), ..Closed::default() });
     });
 }
 
@@ -303,7 +333,7 @@ fn a_fence_and_a_claim_share_no_id_and_nothing_is_claimed_after_it() {
         let ids: Vec<_> = discarded.chain(claimed).collect();
         assert_eq!(ids.len(), 3, "{ids:?}");
         assert!(all_distinct(ids));
-        assert_eq!(tag.close(), Closed::default(), "nothing is given back after a fence");
+        assert_eq!(tag.close().unclaimed, None, "nothing is given back after a fence");
     });
 }
 

@@ -13,11 +13,15 @@ mod loom_tests;
 #[cfg(not(loom))]
 mod allocator;
 #[cfg(not(loom))]
+mod ending;
+#[cfg(not(loom))]
 mod listing;
 #[cfg(not(loom))]
 pub mod monitor;
 #[cfg(not(loom))]
 mod refill;
+#[cfg(not(loom))]
+pub mod skipped;
 #[cfg(not(loom))]
 pub mod watermark;
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::allocator::{EMPTY_GRACE, Shared};
 use super::listing::Visit;
+use super::skipped::REASONS;
 use super::tag::{Tag, TagFigures};
 use super::{Directory, Health};
 use crate::counters::{Histogram, HistogramReading};
@@ -167,6 +168,11 @@ impl Monitor {
             failed: std::array::from_fn(|kind| counts.failed[kind].load(Relaxed)),
             fences: counts.fences.load(Relaxed),
         }
+    }
+
+    /// How many IDs nobody will ever be given, in the order of [`REASONS`].
+    pub fn skipped(&self) -> [u64; REASONS.len()] {
+        self.shared.skipped.counts()
     }
 
     /// The highest end that this process was granted for the tag.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{error, info, warn};
 
 use super::monitor::StoreStatus;
+use super::skipped::Reason;
 use super::tag::{Discarded, Entry, Fault, Job, Tag, Urgency};
 use super::watermark::Refusal;
 use super::{OnRegression, Shared};
@@ -386,6 +387,9 @@ impl Refiller {
         let asked = Instant::now();
         let answer = self.store.reserve(tag.name(), amount);
         self.shared.reservations.observe(asked, &answer);
+        if self.store.is_in_doubt() {
+            self.shared.skipped.note_unknown(tag.name(), amount);
+        }
         let end = answer?;
         self.failures = 0;
         self.shared.store_state.answered(Task::Reserve, self.store.host());
@@ -406,12 +410,12 @@ impl Refiller {
     fn publish(&self, tag: &Arc<Tag>, job: Job, range: IdRange) -> Result<(), Refusal> {
         // A row that went and came back has another tag by now, whose reservations say how far it is.
         if tag.is_closed() {
-            log_discarded(tag, &Discarded(range));
+            self.shared.skipped.note(tag.name(), Discarded(range), Reason::NoTaker);
             return Ok(());
         }
         self.shared.watermarks.advance(tag.name(), range)?;
         if let Some(discarded) = tag.complete(job, range) {
-            log_discarded(tag, &discarded);
+            self.shared.skipped.note(tag.name(), discarded, Reason::NoTaker);
         }
         let failures = tag.note_refilled();
         if failures >= FAILURES_LOGGED {
@@ -433,7 +437,7 @@ impl Refiller {
             Err(Refusal::NotDurable(_)) => {
                 self.shared.reservations.note_not_durable();
                 if let Some(discarded) = tag.keep_undurable(job, range) {
-                    log_discarded(tag, &discarded);
+                    self.shared.skipped.note(tag.name(), discarded, Reason::NoTaker);
                 }
                 Err(Failure::NotDurable)
             }
@@ -458,7 +462,7 @@ impl Refiller {
     fn regressed(&mut self, tag: &Arc<Tag>, range: IdRange, granted: i64) -> Result<(), StoreError> {
         if self.shared.config.on_regression == OnRegression::Advance {
             warn!(tag = tag.name(), ids = ?range, granted, "the store has gone back: raising max_id, as OnRegression says");
-            tag.withdraw().iter().for_each(|discarded| log_discarded(tag, discarded));
+            self.shared.skipped.note_all(tag.name(), &tag.withdraw(), Reason::StoreGoneBack);
             return self.store.raise(tag.name(), granted).map(drop);
         }
         self.shared.reservations.note_fence();
@@ -475,7 +479,7 @@ impl Refiller {
         if refused.news {
             error!(tag = tag.name(), "the tag gets no more IDs: {text}");
         }
-        refused.discarded.iter().for_each(|discarded| log_discarded(tag, discarded));
+        self.shared.skipped.note_all(tag.name(), &refused.discarded, Reason::StoreGoneBack);
     }
 
     fn recover(&mut self, tag: &Arc<Tag>, failure: Failure) {
@@ -519,11 +523,6 @@ impl Refiller {
     fn try_later(&self, tag: &Arc<Tag>) {
         self.shared.queue.push_later(tag.clone(), backoff(tag.postpone()));
     }
-}
-
-/// Says in the log which IDs became a gap.
-pub(super) fn log_discarded(tag: &Tag, Discarded(range): &Discarded) {
-    info!(tag = tag.name(), ids = ?range, "reserved IDs had no taker and are skipped");
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
-use super::sizing::{self, Demand, Pace, Policy};
+use super::sizing::{self, CHAIN_SEGMENTS_MAX, Demand, Pace, Policy};
 use crate::episode::Episode;
 use crate::segment::{Claim, IdRange, Segment};
 use crate::sync::{ArcSwapOption, Mutex, MutexGuard, lock};
@@ -68,7 +68,7 @@ struct State {
     in_routine: bool,
     /// The newest segment: where the next one is linked.
     tail: Option<Arc<Segment>>,
-    /// The ends of the segments that were appended, from the one before the head on.
+    /// The ends of what was handed out before the head, and of the segments from there on, ascending.
     ends: SmallVec<[i64; 3]>,
     /// How far the store has granted this tag, and when it last did.
     granted: Option<Granted>,
@@ -301,7 +301,7 @@ pub struct Refused {
 }
 
 /// IDs that were reserved and then had no taker: a gap, which the log names.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Discarded(pub IdRange);
 
 impl Tag {
@@ -399,12 +399,12 @@ impl Tag {
         self.lock().take_lease(Some(id))
     }
 
-    /// Forgets a parked caller. A range that was reserved for it goes into the chain when it still is the
-    /// newest, and is otherwise discarded.
+    /// Forgets a parked caller. A range that was reserved for it goes into the chain, where no ID above it was handed
+    /// out, and is otherwise discarded.
     pub fn unpark(&self, id: WaiterId) -> Option<Discarded> {
         let mut state = self.lock();
         let range = state.leave(id)?.lease.withdraw()?;
-        self.append_or_discard(&mut state, range)
+        self.put_back_or_discard(&mut state, range)
     }
 
     /// How a caller whose claim crossed the trigger must enqueue the tag, if at all.
@@ -515,6 +515,13 @@ impl Tag {
             let step = state.step;
             state.pace.starved(step, &self.policy);
         }
+        self.link(state, ids);
+        state.unmet = None;
+        state.wake_all();
+    }
+
+    /// Makes a segment of `ids` the newest.
+    fn link(&self, state: &mut State, ids: IdRange) {
         let segment = Arc::new(Segment::new(ids));
         if let Some(head) = self.head.load_full() {
             state.forget_before(head.start());
@@ -525,17 +532,67 @@ impl Tag {
             Some(tail) => tail.link(segment),
             None => self.head.store(Some(segment)),
         }
-        state.unmet = None;
-        state.wake_all();
     }
 
     fn append_or_discard(&self, state: &mut State, range: IdRange) -> Option<Discarded> {
-        let newest = state.tail.as_ref().is_none_or(|tail| tail.end() <= range.start);
-        if state.closed || !newest || state.is_fenced() {
+        if !state.may_append(range) {
             return Some(Discarded(range));
         }
         self.append(state, range);
         None
+    }
+
+    /// Puts a range that was cut out of the chain, or reserved beside it, where it belongs. IDs must not go back: it is
+    /// discarded if one above it was handed out.
+    fn put_back_or_discard(&self, state: &mut State, range: IdRange) -> Option<Discarded> {
+        if state.closed || state.is_fenced() || state.may_append(range) {
+            return self.append_or_discard(state, range);
+        }
+        let mut rests = self.take_out_rests(state);
+        // IDs are claimed from the lowest on, so nothing above an untouched rest is gone either.
+        let place = rests.iter().position(|rest| rest.start == range.end);
+        if let Some(place) = place {
+            rests.insert(place, range);
+        }
+        self.link_again(state, &rests);
+        place.is_none().then_some(Discarded(range))
+    }
+
+    /// The range for a lease that `granted` was reserved for. It is cut from the lowest IDs that are in one piece, and the
+    /// chain goes on with the others. So the IDs that are left are the newest, and only those can be given back at the end.
+    fn cut_lease(&self, state: &mut State, granted: IdRange) -> IdRange {
+        if !state.may_append(granted) {
+            return granted;
+        }
+        let mut rests = self.take_out_rests(state);
+        // A chain of many short ranges, between which others reserve, must not become longer by each lease.
+        let lease = match rests.len() < CHAIN_SEGMENTS_MAX {
+            true => {
+                rests.push(granted);
+                cut(&mut rests, granted.len())
+            }
+            false => None,
+        };
+        self.link_again(state, &rests);
+        lease.unwrap_or(granted)
+    }
+
+    /// Closes the chain's segments. Returns what is left of each, if anything is.
+    fn take_out_rests(&self, state: &mut State) -> Vec<IdRange> {
+        let mut rests = state.take_out(&self.chain(state));
+        rests.retain(|rest| !rest.is_empty());
+        rests
+    }
+
+    /// Makes segments of ranges that were taken out. Whoever found the chain closed waits for the mutex, and tries again.
+    fn link_again(&self, state: &mut State, rests: &[IdRange]) {
+        rests.iter().for_each(|rest| self.link(state, *rest));
+        // As a claim does, so that closed segments do not gather behind the head.
+        while let Some(head) = self.head.load_full().filter(|head| head.left() == 0) {
+            if !self.advance(&head) {
+                return;
+            }
+        }
     }
 
     // ---- refill threads ----
@@ -637,7 +694,11 @@ impl Tag {
         match job {
             Job::Extend(_) => self.append_or_discard(&mut state, granted),
             // An ID of 0 would leave the lease one short: it is served by the next reservation.
-            Job::Lease(id, _) if granted.start > 0 && state.settle(id, Lease::Granted(granted)) => None,
+            Job::Lease(id, _) if granted.start > 0 && state.waiters.contains_key(&id) => {
+                let lease = self.cut_lease(&mut state, granted);
+                state.settle(id, Lease::Granted(lease));
+                None
+            }
             Job::Lease(..) => self.append_or_discard(&mut state, granted),
         }
     }
@@ -722,51 +783,58 @@ impl Tag {
     pub fn close(&self) -> Closed {
         let mut state = self.lock();
         state.closed = true;
-        let chain = self.chain(&state);
-        let before_chain = chain.first().and_then(|head| state.end_before(head.start()));
-        let leased_end = (state.leased > 0).then_some(state.leased_end);
-        let handed_out_end = before_chain.max(leased_end);
-        let mut closed = Closed { handed_out_end, ..Closed::default() };
-        let rests = state.take_out(&chain);
-        for (segment, rest) in chain.iter().zip(rests) {
-            closed.add(segment, rest);
-        }
-        if let Some(unclaimed) = closed.unclaimed.as_mut().filter(|unclaimed| unclaimed.start == 1) {
-            unclaimed.start -= i64::from(state.began_at_zero);
-        }
-        // Nobody takes a lease of a closed tag: what is given back must not be handed out as well.
-        closed.skipped = state.withdraw_unpublished();
+        let newest_end = state.newest_end();
+        // Leases that were not taken yet too: nobody takes one of a closed tag.
+        let rests = self.withdraw_all(&mut state).into_iter().map(|Discarded(rest)| rest).collect();
         state.wake_all();
+        let mut skipped = joined(rests);
         // After a regression the row is not to be trusted, and neither is what is known of it lowered.
-        if state.is_fenced() || state.gone_back {
-            Closed { skipped: closed.skipped, ..Closed::default() }
-        } else {
-            closed
+        let is_trusted = !state.is_fenced() && !state.gone_back;
+        let newest = skipped.pop_if(|newest| is_trusted && Some(newest.end) == newest_end);
+        let start = |ids: IdRange| if ids.start == 1 && state.began_at_zero { 0 } else { ids.start };
+        let leased_end = (state.leased > 0).then_some(state.leased_end);
+        Closed {
+            handed_out_end: state.ends.last().copied().max(leased_end).filter(|_| is_trusted),
+            unclaimed: newest.map(|ids| IdRange { start: start(ids), ..ids }),
+            skipped: skipped.into_iter().map(Discarded).collect(),
         }
     }
 }
 
-/// What [`Tag::close`] left.
+/// Cuts `count` IDs out of the first of `ranges` that adjoin and hold so many. They ascend, and none is empty.
+fn cut(ranges: &mut Vec<IdRange>, count: u64) -> Option<IdRange> {
+    let start = joined(ranges.clone()).into_iter().find(|range| range.len() >= count)?.start;
+    let lease = IdRange { start, end: start.checked_add_unsigned(count)? };
+    for range in ranges.iter_mut().filter(|range| range.end > lease.start && range.start < lease.end) {
+        range.start = range.end.min(lease.end);
+    }
+    ranges.retain(|range| !range.is_empty());
+    Some(lease)
+}
+
+/// The same IDs, ascending, in as few ranges as can be.
+fn joined(mut ranges: Vec<IdRange>) -> Vec<IdRange> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, range| {
+        let adjoins = range.end == next.start;
+        if adjoins {
+            range.end = next.end;
+        }
+        adjoins
+    });
+    ranges
+}
+
+/// What [`Tag::close`] left: what was granted and never handed out.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Closed {
-    /// One past the highest ID that was ever handed out, as far as this tag knows.
+    /// One past the highest ID that was ever handed out, as far as this tag knows. It may be below what is given back: a
+    /// server that had what lies between gives it back too.
     pub handed_out_end: Option<i64>,
-    /// What may be given back to the store: what was never claimed and adjoins the end of the newest segment.
+    /// What may be given back to the store: it ends where the newest reservation did.
     pub unclaimed: Option<IdRange>,
-    /// What was granted and had not got into the chain, or to its caller.
+    /// What cannot be, because the store has granted more above it since, or has gone back.
     pub skipped: Vec<Discarded>,
-}
-
-impl Closed {
-    /// Adds the next segment of the chain, of which `rest` was not claimed.
-    fn add(&mut self, segment: &Segment, rest: IdRange) {
-        if rest.start > segment.start() {
-            self.handed_out_end = self.handed_out_end.max(Some(rest.start));
-        }
-        let adjoining = self.unclaimed.filter(|before| before.end == rest.start);
-        let start = adjoining.map_or(rest.start, |before| before.start);
-        self.unclaimed = Some(IdRange { start, end: rest.end }).filter(|range| !range.is_empty());
-    }
 }
 
 /// One worker's way to a tag: it keeps the head, so that a claim touches nothing but a segment. It need not look whether
@@ -905,11 +973,15 @@ impl State {
         Some(range)
     }
 
-    /// Closes the segments of `chain`. Returns what was left of each.
+    /// Closes the segments of `chain`. Returns what was left of each. Of `ends`, that of what was handed out remains.
     fn take_out(&mut self, chain: &[Arc<Segment>]) -> Vec<IdRange> {
+        let before_chain = chain.first().and_then(|head| self.end_before(head.start()));
         // The newest first: a claim that moves on meanwhile finds nothing there, and leaves no gap behind.
         let mut rests: Vec<_> = chain.iter().rev().map(|segment| segment.close()).collect();
         rests.reverse();
+        let begun = chain.iter().zip(&rests).filter(|(segment, rest)| rest.start > segment.start());
+        let handed_out_end = before_chain.max(begun.map(|(_, rest)| rest.start).max());
+        self.ends = handed_out_end.into_iter().collect();
         self.appended -= rests.iter().map(|rest| rest.len()).sum::<u64>();
         rests
     }
@@ -921,16 +993,28 @@ impl State {
         undurable.into_iter().chain(leases).map(Discarded).collect()
     }
 
-    /// The end of the segment before the one that starts at `start`.
+    /// The end of what comes before the segment that starts at `start`.
     fn end_before(&self, start: i64) -> Option<i64> {
         self.ends.iter().copied().take_while(|end| *end <= start).last()
     }
 
-    /// Forgets segments that lie more than one before the one that starts at `start`.
+    /// Forgets what lies more than one before the segment that starts at `start`.
     fn forget_before(&mut self, start: i64) {
         while self.ends.get(1).is_some_and(|second| *second <= start) {
             self.ends.remove(0);
         }
+    }
+
+    /// Where the newest reservation ended, and the row's `max_id` with it, unless others have changed it since.
+    fn newest_end(&self) -> Option<i64> {
+        let undurable = self.undurable.as_ref().map(|undurable| undurable.1.end);
+        undurable.max(self.granted.map(|granted| granted.end))
+    }
+
+    /// Whether `range` may be the chain's newest: IDs must not go back.
+    fn may_append(&self, range: IdRange) -> bool {
+        let is_newest = self.tail.as_ref().is_none_or(|tail| tail.end() <= range.start);
+        is_newest && !self.closed && !self.is_fenced()
     }
 
     /// The lease that has waited longest for its range.
@@ -1013,8 +1097,27 @@ mod tests {
         tag.park(need, Waker::noop(), id, Instant::now())
     }
 
-    fn closed(handed_out_end: Option<i64>, unclaimed: Option<IdRange>) -> Closed {
-        Closed { handed_out_end, unclaimed, skipped: Vec::new() }
+    fn closed(handed_out_end: Option<i64>, unclaimed: Option<IdRange>, skipped: &[IdRange]) -> Closed {
+        Closed { handed_out_end, unclaimed, skipped: skipped.iter().copied().map(Discarded).collect() }
+    }
+
+    /// A tag whose chain holds these ranges.
+    fn holding(ranges: &[IdRange]) -> Arc<Tag> {
+        let tag = running(10);
+        for range in ranges {
+            assert_eq!(tag.complete(Job::Extend(10), *range), None);
+        }
+        Arc::new(tag)
+    }
+
+    /// Parks a lease of so many IDs, and completes it with `granted`. Returns its name.
+    fn grant_lease(tag: &Tag, granted: IdRange) -> WaiterId {
+        let mut lease = None;
+        park(tag, Need::Lease(granted.len()), &mut lease);
+        let lease = lease.expect("it waits");
+        let job = Job::Lease(lease, granted.len().cast_signed());
+        assert_eq!(tag.complete(job, granted), None);
+        lease
     }
 
     #[test]
@@ -1053,16 +1156,79 @@ mod tests {
     }
 
     #[test]
-    fn a_range_whose_lease_has_gone_joins_the_chain_only_as_its_newest() {
+    fn a_lease_is_cut_from_the_lowest_ids_in_one_piece_and_the_chain_goes_on_with_the_rest() {
+        let tag = holding(&[ids(10, 20), ids(20, 30)]);
+        let mut handle = TagHandle::new(tag.clone());
+        handle.claim(4).unwrap();
+        let lease = grant_lease(&tag, ids(30, 45));
+        assert_eq!(tag.take_lease(lease), Some(ids(14, 29)));
+        assert_eq!(figures(&tag), (TagState::Serving, 16, 2, 19));
+        assert_eq!(handle.claim(100).unwrap().ids, ids(29, 30));
+        assert_eq!(tag.close(), closed(Some(30), Some(ids(30, 45)), &[]));
+
+        let tag = holding(&[ids(10, 20), ids(50, 60)]);
+        let lease = grant_lease(&tag, ids(60, 75));
+        assert_eq!(tag.take_lease(lease), Some(ids(50, 65)), "what is below does not suffice");
+        let mut handle = TagHandle::new(tag.clone());
+        let claims: Vec<_> = std::iter::from_fn(|| handle.claim(100)).map(|claim| claim.ids).collect();
+        assert_eq!(claims, [ids(10, 20), ids(65, 75)]);
+
+        let tag = holding(&[ids(10, 20)]);
+        let lease = grant_lease(&tag, ids(30, 45));
+        assert_eq!(tag.take_lease(lease), Some(ids(30, 45)), "others have what is between");
+        assert_eq!(tag.left(), Some(10));
+    }
+
+    #[test]
+    fn leases_do_not_make_the_chain_longer_and_longer() {
+        let tag = holding(&[ids(10, 20), ids(100, 5000)]);
+        // Others reserve in between, so nothing adjoins.
+        for start in (10_000..).step_by(100).take(10 * CHAIN_SEGMENTS_MAX) {
+            let lease = grant_lease(&tag, ids(start, start + 11));
+            assert_eq!(tag.take_lease(lease).unwrap().len(), 11);
+        }
+        let segments = tag.chain(&tag.lock()).len();
+        assert_eq!(segments, CHAIN_SEGMENTS_MAX);
+        assert_eq!(tag.left(), Some(4910));
+    }
+
+    #[test]
+    fn a_lease_that_its_caller_did_not_take_goes_back_to_where_it_was_cut_from() {
+        let tag = holding(&[ids(10, 20), ids(20, 30)]);
+        let lease = grant_lease(&tag, ids(30, 45));
+        assert_eq!(tag.unpark(lease), None);
+        let mut handle = TagHandle::new(tag.clone());
+        assert_eq!(handle.claim(1).unwrap().ids, ids(10, 11));
+        assert_eq!(tag.close(), closed(Some(11), Some(ids(11, 45)), &[]));
+
+        let tag = holding(&[ids(10, 20), ids(20, 30)]);
+        let lease = grant_lease(&tag, ids(30, 45));
+        let mut handle = TagHandle::new(tag.clone());
+        assert_eq!(handle.claim(1).unwrap().ids, ids(25, 26));
+        assert_eq!(tag.unpark(lease), Some(Discarded(ids(10, 25))), "IDs must not go back");
+        assert_eq!(handle.claim(1).unwrap().ids, ids(26, 27));
+    }
+
+    #[test]
+    fn what_was_handed_out_is_known_after_a_lease_was_cut() {
+        let tag = holding(&[ids(10, 20), ids(50, 60)]);
+        TagHandle::new(tag.clone()).claim(10).unwrap();
+        let lease = grant_lease(&tag, ids(90, 105));
+        assert_eq!(tag.unpark(lease), None);
+        // Another server has what lies between, and may give it back after us.
+        assert_eq!(tag.close(), closed(Some(20), Some(ids(90, 105)), &[ids(50, 60)]));
+    }
+
+    #[test]
+    fn a_range_whose_lease_has_gone_joins_the_chain_only_below_what_is_untouched() {
         let tag = running(10);
-        let (mut first, mut second) = (None, None);
-        park(&tag, Need::Lease(50), &mut first);
-        park(&tag, Need::Lease(60), &mut second);
-        tag.complete(Job::Lease(first.unwrap(), 50), ids(100, 150));
-        tag.complete(Job::Lease(second.unwrap(), 60), ids(150, 210));
-        assert_eq!(tag.unpark(second.unwrap()), None, "the newest is handed out by the chain");
+        let first = grant_lease(&tag, ids(100, 150));
+        let second = grant_lease(&tag, ids(150, 210));
+        assert_eq!(tag.unpark(second), None, "the newest is handed out by the chain");
         assert_eq!(tag.left(), Some(60));
-        assert_eq!(tag.unpark(first.unwrap()), Some(Discarded(ids(100, 150))), "IDs must not go back");
+        let tag = Arc::new(tag);
+        TagHandle::new(tag.clone()).claim(1).unwrap();
+        assert_eq!(tag.unpark(first), Some(Discarded(ids(100, 150))), "IDs must not go back");
     }
 
     #[test]
@@ -1179,7 +1345,7 @@ mod tests {
         tag.refuse(Fault::Regression { granted: 41 });
         assert_eq!(tag.observe_row(0, 40, Instant::now()), None);
         assert_eq!(tag.fault(), Some(Fault::Regression { granted: 41 }));
-        assert_eq!(tag.close(), Closed::default(), "the watermark must not be lowered");
+        assert_eq!(tag.close().unclaimed, None, "the watermark must not be lowered");
         let mended = running(10);
         mended.refuse(Fault::Regression { granted: 41 });
         assert_eq!(mended.observe_row(0, 41, Instant::now()), None);
@@ -1187,14 +1353,23 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_nobody_took_in_time_is_not_handed_out_after_the_end() {
+    fn a_lease_that_nobody_took_in_time_is_given_back_and_not_handed_out_after_the_end() {
         let tag = running(10);
-        let mut lease = None;
-        park(&tag, Need::Lease(50), &mut lease);
-        tag.complete(Job::Lease(lease.unwrap(), 50), ids(100, 150));
-        assert_eq!(tag.close(), Closed { skipped: vec![Discarded(ids(100, 150))], ..Closed::default() });
-        assert_eq!(tag.take_lease(lease.unwrap()), None, "its watermark may be lowered by now");
-        assert_eq!(park(&tag, Need::Lease(50), &mut lease), Parked::Closed);
+        let lease = grant_lease(&tag, ids(100, 150));
+        assert_eq!(tag.close(), closed(None, Some(ids(100, 150)), &[]));
+        assert_eq!(tag.take_lease(lease), None, "its watermark may be lowered by now");
+        assert_eq!(park(&tag, Need::Lease(50), &mut Some(lease)), Parked::Closed);
+    }
+
+    #[test]
+    fn what_lies_below_a_lease_that_was_taken_is_named() {
+        let tag = holding(&[ids(10, 20), ids(30, 40)]);
+        let lease = grant_lease(&tag, ids(50, 65));
+        assert_eq!(tag.take_lease(lease), Some(ids(50, 65)));
+        assert_eq!(tag.close(), closed(Some(65), None, &[ids(10, 20), ids(30, 40)]));
+        let tag = holding(&[ids(10, 20)]);
+        grant_lease(&tag, ids(20, 25));
+        assert_eq!(tag.close(), closed(None, Some(ids(10, 25)), &[]), "nobody took it");
     }
 
     #[test]
@@ -1242,7 +1417,7 @@ mod tests {
         tag.keep_undurable(Job::Extend(10), ids(10, 20));
         assert_eq!(tag.withdraw(), [Discarded(ids(10, 20))]);
         tag.keep_undurable(Job::Extend(10), ids(20, 30));
-        assert_eq!(tag.close().skipped, [Discarded(ids(20, 30))]);
+        assert_eq!(tag.close(), closed(None, Some(ids(20, 30)), &[]), "nobody was given it");
         assert_eq!(tag.keep_undurable(Job::Extend(10), ids(30, 40)), Some(Discarded(ids(30, 40))));
     }
 
@@ -1254,9 +1429,8 @@ mod tests {
         }
         let mut handle = TagHandle::new(tag.clone());
         handle.claim(4).unwrap();
-        let closed = tag.close();
-        assert_eq!(closed.unclaimed, Some(ids(30, 50)), "another server has what is between 20 and 30");
-        assert_eq!(closed.handed_out_end, Some(14));
+        let others = "another server has what is between 20 and 30";
+        assert_eq!(tag.close(), closed(Some(14), Some(ids(30, 50)), &[ids(14, 20)]), "{others}");
         assert_eq!(handle.claim(1), None);
         assert_eq!(tag.close().unclaimed, None, "once");
     }
@@ -1267,11 +1441,11 @@ mod tests {
         tag.complete(Job::Extend(10), ids(10, 20));
         tag.complete(Job::Extend(10), ids(20, 30));
         TagHandle::new(tag.clone()).claim(4).unwrap();
-        assert_eq!(tag.close(), closed(Some(14), Some(ids(14, 30))));
+        assert_eq!(tag.close(), closed(Some(14), Some(ids(14, 30)), &[]));
         let spent = Arc::new(running(10));
         spent.complete(Job::Extend(10), ids(10, 20));
         TagHandle::new(spent.clone()).claim(10).unwrap();
-        assert_eq!(spent.close(), closed(Some(20), None));
+        assert_eq!(spent.close(), closed(Some(20), None, &[]));
     }
 
     #[test]
@@ -1302,12 +1476,12 @@ mod tests {
         }
         // Nobody has moved the head to the last segment yet; then somebody has, and takes nothing.
         assert!(TagHandle::new(tag.clone()).claim_exactly(500).is_none());
-        assert_eq!(tag.close(), closed(Some(100), Some(ids(130, 140))));
+        assert_eq!(tag.close(), closed(Some(100), Some(ids(130, 140)), &[]));
         assert_eq!(running(10).close(), Closed::default(), "nothing was handed out");
     }
 
     #[test]
-    fn a_lease_counts_as_handed_out_and_one_not_taken_does_not_outlive_a_regression() {
+    fn a_lease_that_was_not_taken_does_not_outlive_a_regression() {
         let tag = running(10);
         let (mut taken, mut waiting) = (None, None);
         park(&tag, Need::Lease(50), &mut taken);
@@ -1321,13 +1495,6 @@ mod tests {
             (tag.take_lease(waiting.unwrap()), tag.unpark(waiting.unwrap()), tag.left()),
             (None, None, None)
         );
-        let tag = running(10);
-        park(&tag, Need::Lease(50), &mut taken);
-        let mut lease = None;
-        park(&tag, Need::Lease(50), &mut lease);
-        tag.complete(Job::Lease(lease.unwrap(), 50), ids(100, 150));
-        tag.take_lease(lease.unwrap()).unwrap();
-        assert_eq!(tag.close().handed_out_end, Some(150));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use idalloc::admin::{self, Port};
 use idalloc::alloc::watermark::Watermarks;
@@ -18,9 +18,11 @@ use tracing::{error, info, warn};
 use super::{RunError, load, watermarks};
 use crate::{logging, memory};
 
-/// How long the end may take: answers under way are sent, threads finish their statements.
+/// How long the end may take. What answers under way do not need of it is for giving IDs back: the first use is mostly
+/// over at once, and the second takes long where tags are many or the store is far.
+const END_MAX: Duration = Duration::from_secs(8);
+/// How long answers under way are waited for.
 const DRAIN_MAX: Duration = Duration::from_secs(6);
-const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// Files that are open in any case beside those of workers and refill threads: the standard streams, the listeners, the
 /// runtimes, the watermarks', and those of a session with the store.
@@ -71,8 +73,9 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     runtime.block_on(signals.next());
     info!("stopping: no new connections, answering what is under way");
     let ender = std::thread::spawn(move || {
+        let began = Instant::now();
         server.drain(DRAIN_MAX);
-        allocator.close(CLOSE_MAX);
+        allocator.close(END_MAX.saturating_sub(began.elapsed()));
     });
     runtime.block_on(async {
         let ended = async {

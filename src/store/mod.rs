@@ -30,6 +30,17 @@ pub struct TagRow {
     pub max_id: i64,
 }
 
+/// The end of the newest range that a row was reserved, which nobody was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rest<'a> {
+    /// The row's tag.
+    pub tag: &'a str,
+    /// The range's end, and the row's `max_id` unless others have changed it.
+    pub end: i64,
+    /// What `max_id` goes down to.
+    pub first_unclaimed: i64,
+}
+
 /// What [`SegmentStore::check`] found, in words for an operator.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct StoreReport {
@@ -78,11 +89,20 @@ pub trait SegmentStore: Send {
     /// range may have been reserved in the store all the same; it is then a gap.
     fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError>;
 
-    /// Lowers the row's `max_id` from `end` to `first_unclaimed`, if it still is `end`; says whether it did.
+    /// Whether the newest reservation failed and may have been made all the same: it was sent, and what came of it is
+    /// unknown.
+    fn is_in_doubt(&self) -> bool {
+        false
+    }
+
+    /// Lowers each row's `max_id` from `end` to `first_unclaimed`, if it still is `end`, all of them in one statement or
+    /// transaction. Says of each whether it did; false also where that is not known for sure. The tags ascend and differ.
     ///
     /// # Errors
-    /// Any [`StoreError`]; the IDs are then a gap, never a duplicate.
-    fn give_back(&mut self, tag: &str, end: i64, first_unclaimed: i64) -> Result<bool, StoreError>;
+    /// Any [`StoreError`]; the IDs are then a gap, never a duplicate. Nothing was changed after `Contended` and
+    /// `UnknownTag`; after the others that is unknown, and the same must not be asked again: a row may have been lowered,
+    /// and raised to where it was by somebody else.
+    fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError>;
 
     /// Raises the row's `max_id` to `to`, if it is below; says whether it did.
     ///

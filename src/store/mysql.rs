@@ -15,6 +15,7 @@ mod schema;
 mod session;
 mod tags;
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use mysql::{DriverError, MySqlError, Params, Row, Value};
 use self::choice::HostChoice;
 use self::conn::Conn;
 use self::host::{Host, Settings, insist_on_writes};
-use super::{NEEDS_DEFAULT, SegmentStore, StoreError, StoreReport, TagRow};
+use super::{NEEDS_DEFAULT, Rest, SegmentStore, StoreError, StoreReport, TagRow};
 use crate::config::TableSpec;
 use crate::dsn::MySqlDsn;
 
@@ -59,6 +60,8 @@ pub struct MySqlStore {
     fails_fast_on_locks: bool,
     /// Whether a host will do only if its table is as it must be. Where there is but one, its own errors say more.
     vets_hosts: bool,
+    /// Whether the newest statement was sent, and what came of it is unknown.
+    is_in_doubt: bool,
 }
 
 impl MySqlStore {
@@ -76,6 +79,7 @@ impl MySqlStore {
             left: None,
             return_after: Duration::from_secs(30),
             fails_fast_on_locks: false,
+            is_in_doubt: false,
         }
     }
 
@@ -105,6 +109,7 @@ impl MySqlStore {
         &mut self,
         ask: impl FnOnce(&mut Session, &Table) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
+        self.is_in_doubt = false;
         let kept = self.session.take().filter(|session| self.may_go_on(session));
         let mut session = kept.map_or_else(|| self.connect(), Ok)?;
         let was_idle = session.last_answer.elapsed() >= IDLE_MIN;
@@ -114,7 +119,10 @@ impl MySqlStore {
                 self.session = Some(session);
                 Ok(answer)
             }
-            Err(failure) => Err(self.judge(failure, session, was_idle)),
+            Err(failure) => {
+                self.is_in_doubt = failure.leaves_doubt();
+                Err(self.judge(failure, session, was_idle))
+            }
         }
     }
 
@@ -275,10 +283,23 @@ impl SegmentStore for MySqlStore {
         })
     }
 
-    fn give_back(&mut self, tag: &str, end: i64, first_unclaimed: i64) -> Result<bool, StoreError> {
-        self.call(|Session { conn, statements, .. }, _| {
-            conn.exec_drop(&statements.give_back, (first_unclaimed, tag, end))?;
-            Ok(acknowledged_rows(conn)? == 1)
+    fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt
+    }
+
+    fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError> {
+        if rests.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.call(|Session { conn, statements, .. }, table| {
+            let (sql, params) = table.give_back(rests, statements.guard);
+            conn.exec_drop(sql, params)?;
+            // One statement, one transaction: no lock outlives it, should this server or its network be lost.
+            let changed = acknowledged_rows(conn)?;
+            match usize::try_from(changed) == Ok(rests.len()) {
+                true => Ok(vec![true; rests.len()]),
+                false => table.which_were_given_back(conn, rests, changed),
+            }
         })
     }
 
@@ -375,8 +396,9 @@ impl Session {
 /// The statements that a reservation, and what may follow it, takes.
 struct Statements {
     reserve: String,
-    give_back: String,
     raise: String,
+    /// The condition under which any statement may change a row, to go on a condition.
+    guard: &'static str,
 }
 
 /// The table, and its names quoted for SQL.
@@ -416,9 +438,47 @@ impl Table {
                  WHERE {tag} = ? AND max_id <= ? {guard}",
                 i64::MAX
             ),
-            give_back: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id = ? {guard}"),
+            guard,
             raise: format!("UPDATE {name} SET max_id = ? WHERE {tag} = ? AND max_id < ? {guard}"),
         }
+    }
+
+    /// The statement that gives `rests` back, and its parameters. The rows are found by their keys.
+    fn give_back(&self, rests: &[Rest<'_>], guard: &str) -> (String, Vec<Value>) {
+        let Table { name, tag, .. } = self;
+        let marks = vec!["?"; rests.len()].join(", ");
+        let by_tag = format!("CASE {tag} {} END", "WHEN ? THEN ? ".repeat(rests.len()));
+        let sql = format!(
+            "UPDATE {name} SET max_id = {by_tag} WHERE {tag} IN ({marks}) AND max_id = {by_tag} {guard}"
+        );
+        let tags = rests.iter().map(|rest| rest.tag.into());
+        let by_tag = |value: fn(&Rest<'_>) -> i64| {
+            rests.iter().flat_map(move |rest| [rest.tag.into(), value(rest).into()])
+        };
+        let params = by_tag(|rest| rest.first_unclaimed).chain(tags).chain(by_tag(|rest| rest.end));
+        (sql, params.collect())
+    }
+
+    /// Tells which of `rests` a statement gave back that changed so many rows.
+    fn which_were_given_back(
+        &self,
+        conn: &mut Conn,
+        rests: &[Rest<'_>],
+        changed: u64,
+    ) -> Result<Vec<bool>, Failure> {
+        let marks = vec!["?"; rests.len()].join(", ");
+        let sql = format!("SELECT {0}, max_id FROM {1} WHERE {0} IN ({marks})", self.tag, self.name);
+        let tags: Vec<Value> = rests.iter().map(|rest| rest.tag.into()).collect();
+        let found: HashMap<String, i64> = rows::<(Value, Value)>(conn, sql, tags)?
+            .into_iter()
+            .filter_map(|(tag, max_id)| Some((text(tag)?, integer(&max_id)?)))
+            .collect();
+        let is_lowered = |rest: &Rest<'_>| found.get(rest.tag) == Some(&rest.first_unclaimed);
+        let given_back: Vec<_> = rests.iter().map(is_lowered).collect();
+        let lowered = given_back.iter().filter(|is_lowered| **is_lowered).count();
+        // More than were changed: some were there before, and nobody knows which.
+        let is_sure = u64::try_from(lowered).is_ok_and(|lowered| lowered <= changed);
+        Ok(if is_sure { given_back } else { vec![false; rests.len()] })
     }
 
     /// The `CREATE TABLE` of schema.sql, under this table's names, on one line.
@@ -626,6 +686,14 @@ impl Failure {
     fn is_disconnect(&self) -> bool {
         let Failure::Told(error) = self else { return false };
         io_error(error).is_some_and(|error| !is_timeout(error))
+    }
+
+    /// What became of the statement is unknown: no answer came, or one that makes no sense.
+    fn leaves_doubt(&self) -> bool {
+        match self {
+            Failure::Told(error) => !matches!(error, mysql::Error::MySqlError(_)),
+            Failure::Judged(error) => matches!(error, StoreError::Unexpected(_)),
+        }
     }
 
     /// A Galera node takes no statements: it is without its cluster.

@@ -12,9 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
-use super::{SegmentStore, StoreError, StoreReport, TagRow};
+use super::{Rest, SegmentStore, StoreError, StoreReport, TagRow};
 use crate::config::TableSpec;
 
 /// How long to wait for another process to finish its write.
@@ -135,11 +135,21 @@ impl SegmentStore for SqliteStore {
         })
     }
 
-    fn give_back(&mut self, tag: &str, end: i64, first_unclaimed: i64) -> Result<bool, StoreError> {
+    fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError> {
         self.call(|Session { db, .. }, table| {
             let sql =
                 format!("UPDATE {} SET max_id = ?1 WHERE {} = ?2 AND max_id = ?3", table.name, table.tag);
-            Ok(db.prepare_cached(&sql)?.execute((first_unclaimed, tag, end))? == 1)
+            // Immediate, so that another process is waited for before the first row, and not in the middle.
+            let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
+            let mut given_back = Vec::with_capacity(rests.len());
+            {
+                let mut statement = transaction.prepare_cached(&sql)?;
+                for rest in rests {
+                    given_back.push(statement.execute((rest.first_unclaimed, rest.tag, rest.end))? == 1);
+                }
+            }
+            transaction.commit()?;
+            Ok(given_back)
         })
     }
 

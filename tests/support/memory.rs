@@ -7,7 +7,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use idalloc::alloc::{AllocError, Granted, Handle, Outcome, Pending, Want};
-use idalloc::store::{StoreError, TagRow};
+use idalloc::store::{Rest, StoreError, TagRow};
 
 /// The rows that all sessions of a test share.
 pub struct Table {
@@ -66,10 +66,13 @@ impl Table {
     }
 
     /// As [`SegmentStore::give_back`](idalloc::store::SegmentStore::give_back).
-    pub fn give_back(&self, tag: &str, end: i64, first_unclaimed: i64) -> bool {
+    pub fn give_back(&self, rests: &[Rest<'_>]) -> Vec<bool> {
         let mut rows = self.lock();
-        let row = rows.get_mut(tag).filter(|row| row.max_id() == end);
-        row.map(|row| row.commit(first_unclaimed)).is_some()
+        let give_back = |rest: &Rest<'_>| {
+            let row = rows.get_mut(rest.tag).filter(|row| row.max_id() == rest.end);
+            row.map(|row| row.commit(rest.first_unclaimed)).is_some()
+        };
+        rests.iter().map(give_back).collect()
     }
 
     /// As [`SegmentStore::raise`](idalloc::store::SegmentStore::raise).
