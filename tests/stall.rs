@@ -15,7 +15,7 @@ use idalloc::alloc::{
     AllocError, Allocator, AllocatorConfig, Granted, Handle, Health, OnRegression, Outcome, Pending,
     StoreFactory, Want,
 };
-use idalloc::store::{Rest, SegmentStore, StoreError, StoreReport, TagRow};
+use idalloc::store::{Floor, Rest, SegmentStore, StoreError, StoreReport, TagRow};
 use support::mariadb::MariaDb;
 use support::memory::{Claimed, Table, claim_within, unparking};
 use support::server::{PATIENCE, Server, Setup};
@@ -64,18 +64,14 @@ impl SegmentStore for Session {
         Ok(self.table.list())
     }
 
-    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
+    fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
         (self.obstacle)(tag)?;
         lock(&self.amounts).push(amount);
-        self.table.reserve(tag, amount)
+        self.table.reserve_above(tag, amount, floor)
     }
 
     fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError> {
         Ok(self.table.give_back(rests))
-    }
-
-    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
-        Ok(self.table.raise(tag, to))
     }
 }
 

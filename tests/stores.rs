@@ -14,12 +14,13 @@ use idalloc::config::{Identifier, TableSpec};
 use idalloc::dsn::Dsn;
 use idalloc::store::mysql::MySqlStore;
 use idalloc::store::{
-    Created, Rest, SegmentStore, StoreError, StoreReport, TagDetails, TagStore, factory, open,
+    Created, Floor, Rest, SegmentStore, StoreError, StoreReport, TagDetails, TagStore, factory, open,
 };
 use mysql::prelude::Queryable;
 use support::mariadb::{MariaDb, PASSWORD, free_port};
 use support::proxy::{Loss, Proxy};
 use support::server::Setup;
+use support::store::Reserve;
 use tempfile::TempDir;
 
 fn table(name: &str, tag_column: &str) -> TableSpec {
@@ -174,11 +175,48 @@ mod contract {
         }
     }
 
-    pub fn a_negative_max_id_counts_as_zero(fixture: &Fixture) {
-        fixture.insert("a", i64::MIN, 1);
+    pub fn a_negative_max_id_is_refused_whatever_was_granted(fixture: &Fixture) {
+        for max_id in [-1, i64::MIN] {
+            let tag = format!("a{max_id}");
+            fixture.insert(&tag, max_id, 1);
+            let mut store = fixture.open();
+            assert_eq!(store.reserve(&tag, 100), Err(StoreError::GoneBack { max_id }));
+            assert_eq!(fixture.max_id(&tag), max_id);
+            assert_eq!(store.reserve_above(&tag, 100, Floor::Raise(7)), Ok(107));
+            assert_eq!(store.reserve(&tag, 100), Ok(207));
+        }
+    }
+
+    pub fn a_row_below_the_floor_is_left_as_it_is(fixture: &Fixture) {
+        fixture.insert("a", 500, 1);
         let mut store = fixture.open();
-        assert_eq!(store.reserve("a", 100), Ok(100));
-        assert_eq!(store.reserve("a", 100), Ok(200));
+        for floor in [501, 66_000, i64::MAX] {
+            let refused = store.reserve_above("a", 10, Floor::Refuse(floor));
+            assert_eq!(refused, Err(StoreError::GoneBack { max_id: 500 }), "{floor}");
+            assert_eq!(fixture.max_id("a"), 500, "{floor}");
+        }
+        for floor in [500, 510, 3, -5] {
+            let end = store.reserve_above("a", 10, Floor::Refuse(floor)).expect("it is not below");
+            assert_eq!(fixture.max_id("a"), end);
+        }
+        assert_eq!(store.reserve_above("b", 1, Floor::Refuse(1)), Err(StoreError::UnknownTag));
+    }
+
+    pub fn a_row_below_the_floor_is_raised_and_reserved_from_in_one(fixture: &Fixture) {
+        fixture.insert("a", 500, 1);
+        let mut store = fixture.open();
+        for (floor, end) in [(66_000, 66_010), (66_010, 66_020), (66_000, 66_030), (-5, 66_040)] {
+            assert_eq!(store.reserve_above("a", 10, Floor::Raise(floor)), Ok(end), "{floor}");
+            assert_eq!(fixture.max_id("a"), end, "{floor}");
+        }
+        assert_eq!(store.reserve_above("b", 1, Floor::Raise(1)), Err(StoreError::UnknownTag));
+        let last = i64::MAX - 10;
+        assert_eq!(
+            store.reserve_above("a", 11, Floor::Raise(last)),
+            Err(StoreError::Overflow { max_id: last })
+        );
+        assert_eq!(fixture.max_id("a"), 66_040, "it is not even raised");
+        assert_eq!(store.reserve_above("a", 10, Floor::Raise(last)), Ok(i64::MAX));
     }
 
     pub fn a_tag_without_a_row_is_unknown(fixture: &Fixture) {
@@ -555,7 +593,9 @@ macro_rules! on_both_stores {
 
 on_both_stores! {
     reservations_adjoin_and_are_committed
-    a_negative_max_id_counts_as_zero
+    a_negative_max_id_is_refused_whatever_was_granted
+    a_row_below_the_floor_is_left_as_it_is
+    a_row_below_the_floor_is_raised_and_reserved_from_in_one
     a_tag_without_a_row_is_unknown
     the_last_id_can_be_had_and_none_beyond
     amounts_below_one_change_nothing

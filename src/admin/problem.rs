@@ -80,6 +80,7 @@ impl Problem {
             | StoreError::Unexpected(_)
             | StoreError::ReadOnly(_)
             | StoreError::Contended(_)
+            | StoreError::GoneBack { .. }
             | StoreError::Overflow { .. } => (StatusCode::SERVICE_UNAVAILABLE, None),
         };
         let advice = if error.is_in_doubt() { ": look before you try again" } else { "" };

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::ending::join_until;
 use super::listing::{Lister, Listing, Missing, Visit};
 use super::monitor::{Monitor, Reservations};
+use super::readings::Readings;
 use super::refill::{Duty, RefillQueue, Refiller, StoreState};
 use super::sizing::{Latency, Policy};
 use super::skipped::{Reason, Skipped};
@@ -190,6 +191,7 @@ pub(super) struct Shared {
     pub queue: RefillQueue,
     pub listing: Listing,
     pub watermarks: Watermarks,
+    pub readings: Readings,
     pub latency: Mutex<Latency>,
     pub reservations: Reservations,
     pub skipped: Skipped,
@@ -206,6 +208,7 @@ impl Shared {
         Self {
             config,
             watermarks,
+            readings: Readings::default(),
             directory: ArcSwap::default(),
             directory_writer: Mutex::default(),
             queue: RefillQueue::default(),

@@ -230,6 +230,7 @@ impl Lister {
         }
         let began = Instant::now();
         let rows = self.store.list_tags(TAGS_MAX)?;
+        self.shared.readings.note(rows.iter().map(|row| (row.name.as_str(), row.max_id)));
         self.shared.apply(&rows, began);
         Ok(began.elapsed())
     }

@@ -35,8 +35,8 @@ pub enum Fault {
     /// The row's step cannot be reserved.
     #[error("its step is {0} in the table; it must be 1 or more")]
     Step(i64),
-    /// The row's `max_id` would yield IDs below 1.
-    #[error("its max_id is negative in the table; it must be 0 or more")]
+    /// The row's `max_id` is below every ID that there ever was, and nobody here has seen it where it belongs.
+    #[error("its max_id is negative in the table; raise it above all IDs that were handed out")]
     NegativeMaxId,
     /// The store's row is behind what this process was granted: a commit was lost.
     #[error(
@@ -687,10 +687,6 @@ impl Tag {
         state.failures = 0;
         state.granted = Some(Granted { end: granted.end, at: Instant::now() });
         state.newest = Some(Reserved { amount: granted.len(), at: SystemTime::now() });
-        if granted.start < 0 {
-            state.fail_all(Fault::NegativeMaxId);
-            return Some(Discarded(granted));
-        }
         match job {
             Job::Extend(_) => self.append_or_discard(&mut state, granted),
             // An ID of 0 would leave the lease one short: it is served by the next reservation.

@@ -17,6 +17,7 @@ mod tags;
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,10 @@ use mysql::{DriverError, MySqlError, Params, Row, Value};
 use self::choice::HostChoice;
 use self::conn::Conn;
 use self::host::{Host, Settings, insist_on_writes};
-use super::{NEEDS_DEFAULT, Rest, SegmentStore, StoreError, StoreReport, TagRow};
+use super::{
+    Floor, NEEDS_DEFAULT, Rest, SegmentStore, StoreError, StoreReport, TagRow, allowed_max_ids,
+    why_not_reserved,
+};
 use crate::config::TableSpec;
 use crate::dsn::MySqlDsn;
 
@@ -36,7 +40,7 @@ pub(super) use schema::schema;
 const ALTERNATING_BIT_PLACE: u32 = 63;
 
 /// How many parameters a reservation has.
-const RESERVE_PARAMS: usize = 4;
+const RESERVE_PARAMS: usize = 6;
 
 /// A Galera node's error without its cluster.
 const NOT_READY: u16 = 1047;
@@ -264,19 +268,18 @@ impl SegmentStore for MySqlStore {
         })
     }
 
-    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
-        if amount < 1 {
-            return Err(StoreError::Unexpected(format!("asked to reserve {amount} IDs")));
-        }
-        let max_id_limit = i64::MAX - amount;
+    fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
+        let allowed = allowed_max_ids(amount, floor)?;
         self.call(|Session { conn, statements, place, alternating_bit, .. }, table| {
             *alternating_bit ^= 1;
-            conn.exec_drop(&statements.reserve, (amount, *alternating_bit, tag, max_id_limit))?;
+            let first = floor.first_allowed();
+            let params = (first, amount, *alternating_bit, tag, allowed.start(), allowed.end());
+            conn.exec_drop(&statements.reserve, params)?;
             match acknowledged_rows(conn)? {
                 1 => Ok(acknowledged_max_id(conn, amount, *alternating_bit)?),
                 0 => {
                     insist_on_writes(conn, place)?;
-                    Err(table.why_not_raised(conn, tag, max_id_limit)?.into())
+                    Err(table.why_not_reserved(conn, tag, &allowed)?.into())
                 }
                 rows => Err(StoreError::Unexpected(format!("{rows} rows have this tag")).into()),
             }
@@ -299,16 +302,6 @@ impl SegmentStore for MySqlStore {
             match usize::try_from(changed) == Ok(rests.len()) {
                 true => Ok(vec![true; rests.len()]),
                 false => table.which_were_given_back(conn, rests, changed),
-            }
-        })
-    }
-
-    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
-        self.call(|Session { conn, statements, place, .. }, _| {
-            conn.exec_drop(&statements.raise, (to, tag, to))?;
-            match acknowledged_rows(conn)? {
-                0 => insist_on_writes(conn, place).map(|()| false),
-                _ => Ok(true),
             }
         })
     }
@@ -430,12 +423,12 @@ impl Table {
         let Table { name, tag, .. } = self;
         let guard = if guarded { "AND CONCAT(@@GLOBAL.read_only, '') IN ('0', 'OFF')" } else { "" };
         Statements {
-            // An unsigned column would take a sum over 2^63: hence the limit. LAST_INSERT_ID is unsigned, so that a
-            // negative sum would be an error: a negative max_id counts as 0, which costs nothing but non-IDs.
+            // An unsigned column would take a sum over 2^63: hence the upper limit. LAST_INSERT_ID is unsigned, so that a
+            // negative sum would be an error: hence a first ID that is none.
             reserve: format!(
                 "UPDATE {name} \
-                 SET max_id = LAST_INSERT_ID((GREATEST(max_id, 0) + ?) | (? << {ALTERNATING_BIT_PLACE})) & {} \
-                 WHERE {tag} = ? AND max_id <= ? {guard}",
+                 SET max_id = LAST_INSERT_ID((GREATEST(max_id, ?) + ?) | (? << {ALTERNATING_BIT_PLACE})) & {} \
+                 WHERE {tag} = ? AND max_id >= ? AND max_id <= ? {guard}",
                 i64::MAX
             ),
             guard,
@@ -493,13 +486,17 @@ impl Table {
     }
 
     /// Tells why a reservation changed no row.
-    fn why_not_raised(&self, conn: &mut Conn, tag: &str, max_id_limit: i64) -> Result<StoreError, Failure> {
+    fn why_not_reserved(
+        &self,
+        conn: &mut Conn,
+        tag: &str,
+        allowed: &RangeInclusive<i64>,
+    ) -> Result<StoreError, Failure> {
         let sql = format!("SELECT max_id FROM {} WHERE {} = ?", self.name, self.tag);
         let found: Vec<(Value,)> = rows(conn, sql, (tag,))?;
         Ok(match found.first().and_then(|(max_id,)| integer(max_id)) {
             None => StoreError::UnknownTag,
-            Some(max_id) if max_id > max_id_limit => StoreError::Overflow { max_id },
-            Some(_) => StoreError::Contended("the row changed meanwhile".into()),
+            Some(max_id) => why_not_reserved(max_id, allowed),
         })
     }
 

@@ -7,6 +7,7 @@ mod tags;
 
 use std::fs::OpenOptions;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
-use super::{Rest, SegmentStore, StoreError, StoreReport, TagRow};
+use super::{Floor, Rest, SegmentStore, StoreError, StoreReport, TagRow, allowed_max_ids, why_not_reserved};
 use crate::config::TableSpec;
 
 /// How long to wait for another process to finish its write.
@@ -112,24 +113,22 @@ impl SegmentStore for SqliteStore {
         })
     }
 
-    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
-        if amount < 1 {
-            return Err(StoreError::Unexpected(format!("asked to reserve {amount} IDs")));
-        }
-        let max_id_limit = i64::MAX - amount;
+    fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
+        let allowed = allowed_max_ids(amount, floor)?;
         self.call(|Session { db, has_update_time, .. }, table| {
             let touch = if *has_update_time { format!(", update_time = {NOW}") } else { String::new() };
             // SQLite turns a sum over 2^63 into a floating-point number: hence the guard.
             let mut statement = db.prepare_cached(&format!(
-                "UPDATE {} SET max_id = max(max_id, 0) + ?1 {touch} \
-                 WHERE {} = ?2 AND typeof(max_id) = 'integer' AND max_id <= ?3 RETURNING max_id",
+                "UPDATE {} SET max_id = max(max_id, ?1) + ?2 {touch} \
+                 WHERE {} = ?3 AND typeof(max_id) = 'integer' AND max_id BETWEEN ?4 AND ?5 RETURNING max_id",
                 table.name, table.tag
             ))?;
             // Commits only once the last row was asked for, and then may still fail.
-            let rows = statement.query_map((amount, tag, max_id_limit), |row| row.get(0))?;
+            let params = (floor.first_allowed(), amount, tag, allowed.start(), allowed.end());
+            let rows = statement.query_map(params, |row| row.get(0))?;
             match rows.collect::<Result<Vec<i64>, _>>()?[..] {
                 [max_id] => Ok(max_id),
-                [] => Err(table.why_not_raised(db, tag, max_id_limit)?.into()),
+                [] => Err(table.why_not_reserved(db, tag, &allowed)?.into()),
                 ref rows => Err(StoreError::Unexpected(format!("{} rows have this tag", rows.len())).into()),
             }
         })
@@ -150,14 +149,6 @@ impl SegmentStore for SqliteStore {
             }
             transaction.commit()?;
             Ok(given_back)
-        })
-    }
-
-    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
-        self.call(|Session { db, .. }, table| {
-            let sql =
-                format!("UPDATE {} SET max_id = ?1 WHERE {} = ?2 AND max_id < ?1", table.name, table.tag);
-            Ok(db.prepare_cached(&sql)?.execute((to, tag))? == 1)
         })
     }
 }
@@ -305,15 +296,19 @@ impl Table {
     }
 
     /// Tells why a reservation changed no row.
-    fn why_not_raised(&self, db: &Connection, tag: &str, max_id_limit: i64) -> rusqlite::Result<StoreError> {
+    fn why_not_reserved(
+        &self,
+        db: &Connection,
+        tag: &str,
+        allowed: &RangeInclusive<i64>,
+    ) -> rusqlite::Result<StoreError> {
         let sql = format!(
             "SELECT max_id FROM {} WHERE {} = ?1 AND typeof(max_id) = 'integer'",
             self.name, self.tag
         );
         Ok(match db.query_row(&sql, [tag], |row| row.get(0)).optional()? {
             None => StoreError::UnknownTag,
-            Some(max_id) if max_id > max_id_limit => StoreError::Overflow { max_id },
-            Some(_) => StoreError::Contended("the row changed meanwhile".into()),
+            Some(max_id) => why_not_reserved(max_id, allowed),
         })
     }
 }

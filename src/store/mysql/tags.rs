@@ -103,6 +103,16 @@ impl TagStore for MySqlStore {
         })
     }
 
+    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
+        self.call(|Session { conn, statements, place, .. }, _| {
+            conn.exec_drop(&statements.raise, (to, tag, to))?;
+            match acknowledged_rows(conn)? {
+                0 => insist_on_writes(conn, place).map(|()| false),
+                _ => Ok(true),
+            }
+        })
+    }
+
     fn set_step(&mut self, tag: &str, step: i64) -> Result<(), StoreError> {
         self.change(|conn, table| table.set(conn, tag, "step", step.into(), tried_step(step)))
     }

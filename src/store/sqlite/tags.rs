@@ -54,6 +54,14 @@ impl TagStore for SqliteStore {
         })
     }
 
+    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
+        self.call(|Session { db, .. }, table| {
+            let sql =
+                format!("UPDATE {} SET max_id = ?1 WHERE {} = ?2 AND max_id < ?1", table.name, table.tag);
+            Ok(db.prepare_cached(&sql)?.execute((to, tag))? == 1)
+        })
+    }
+
     fn set_step(&mut self, tag: &str, step: i64) -> Result<(), StoreError> {
         self.change(|db, table| table.set(db, tag, "step", &step))
     }
