@@ -631,7 +631,7 @@ fn the_last_ids_are_served_and_then_none(store: &Store) {
     // A lease that is too large for what is left takes nothing of it.
     let lease = client.get("/segment?app_tag=test_business&count=1000000");
     assert_eq!(lease.status, 503, "{lease:?}");
-    assert!(lease.body.contains("fewer IDs than this lease asks for are left below 2^63"), "{lease:?}");
+    assert!(lease.body.contains("this lease asks for too many of the IDs left below 2^63"), "{lease:?}");
     let too_many = client.get(&format!("{ALLOC}&count={}", LEFT + 1));
     assert_eq!(too_many.status, 503, "{too_many:?}");
     for id in first..i64::MAX {

@@ -109,7 +109,9 @@ pub enum AllocError {
     #[error(transparent)]
     Fault(#[from] Fault),
     /// Only for leases.
-    #[error("fewer IDs than this lease asks for are left below 2^63")]
+    #[error(
+        "this lease asks for too many of the IDs left below 2^63: a lease takes at most a step, or a thousandth of them"
+    )]
     LeaseTooLarge,
     /// The allocator is closed.
     #[error("this server is shutting down")]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use super::refill::{Task, backoff};
-use super::tag::{Fault, Tag, WaiterId};
+use super::tag::{Fault, Tag, WaiterId, step_fault};
 use super::{Directory, Shared};
 use crate::store::{SegmentStore, StoreError, TAGS_MAX, TagRow};
 use crate::sync::lock;
@@ -255,8 +255,8 @@ impl Lister {
 /// Says in the log which rows are found to be at fault that were not before.
 fn log_broken(known: &Directory, rows: &[TagRow]) {
     let is_news = |row: &&TagRow| {
-        let fault = Fault::Step(row.step);
-        row.step < 1 && known.get(&row.name).and_then(|tag| tag.fault()).is_none_or(|before| before != fault)
+        let Some(fault) = step_fault(row.step) else { return false };
+        known.get(&row.name).and_then(|tag| tag.fault()).is_none_or(|before| before != fault)
     };
     let mut broken = rows.iter().filter(is_news);
     for row in broken.by_ref().take(BROKEN_LOGGED_MAX) {
@@ -264,7 +264,7 @@ fn log_broken(known: &Directory, rows: &[TagRow]) {
     }
     let rest = broken.count();
     if rest > 0 {
-        error!(tags = rest, "more tags get no IDs, because their step is below 1 in the table");
+        error!(tags = rest, "more tags get no IDs, because of their step in the table");
     }
 }
 
@@ -284,6 +284,7 @@ impl Shared {
                 Some(tag) => self.observe(tag, row, read_at),
                 None => {
                     let tag = Arc::new(Tag::new(&row.name, row.step, self.config.policy.clone(), now));
+                    tag.observe_row(row.step, row.max_id, read_at);
                     if first_new.len() < self.config.preload_tags {
                         first_new.push(tag.clone());
                     }

@@ -25,6 +25,7 @@ use compact_str::CompactString;
 use smallvec::SmallVec;
 
 use super::sizing::{self, CHAIN_SEGMENTS_MAX, Demand, Pace, Policy};
+use crate::bounds::{STEP_MAX, reservation_max};
 use crate::episode::Episode;
 use crate::segment::{Claim, IdRange, Segment};
 use crate::sync::{ArcSwapOption, Mutex, MutexGuard, lock};
@@ -33,7 +34,7 @@ use crate::sync::{ArcSwapOption, Mutex, MutexGuard, lock};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The row's step cannot be reserved.
-    #[error("its step is {0} in the table; it must be 1 or more")]
+    #[error("its step is {0} in the table; it must be 1 to {STEP_MAX}")]
     Step(i64),
     /// The row's `max_id` is below every ID that there ever was, and nobody here has seen it where it belongs.
     #[error("its max_id is negative in the table; raise it above all IDs that were handed out")]
@@ -81,12 +82,12 @@ struct State {
     /// How many IDs were ever put into the chain, without those that were taken out again: because the store had gone back,
     /// or at the end.
     appended: u64,
-    /// How many IDs were ever reserved for one caller, and taken.
-    leased: u64,
-    /// One past the highest of these.
-    leased_end: i64,
+    /// What was ever reserved for one caller, and taken.
+    leased: Option<Box<Leased>>,
     newest: Option<Reserved>,
     step: i64,
+    /// The highest `max_id` that was seen, read or granted.
+    max_id_seen: i64,
     pace: Pace,
     /// By the order in which they came.
     waiters: BTreeMap<WaiterId, Waiter>,
@@ -103,6 +104,13 @@ struct State {
     failures: u32,
     /// Those of them that failed because of the tag's row.
     row_failures: u32,
+}
+
+#[derive(Default)]
+struct Leased {
+    ids: u64,
+    /// One past the highest of them.
+    end: i64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -191,7 +199,7 @@ pub enum Parked {
         /// As for `Waiting`.
         watch: bool,
     },
-    /// No range as long as this lease is left below 2^63.
+    /// The lease asks for more than one reservation may take of what is left below 2^63.
     TooLarge,
     /// The tag was closed.
     Closed,
@@ -318,10 +326,10 @@ impl Tag {
             gone_back: false,
             began_at_zero: false,
             appended: 0,
-            leased: 0,
-            leased_end: 0,
+            leased: None,
             newest: None,
             step,
+            max_id_seen: 0,
             pace: Pace::new(now),
             waiters: BTreeMap::new(),
             next_waiter: 0,
@@ -389,6 +397,9 @@ impl Tag {
         let watch = (left == 0 || matches!(need, Need::Supply(_))) && state.note_unmet(left, now);
         if let Some(fault) = state.fault.clone() {
             return Parked::Fault { fault, watch };
+        }
+        if matches!(need, Need::Lease(ids) if state.exceeds_reservation(ids)) {
+            return Parked::TooLarge;
         }
         state.register(need, waker, id);
         Parked::Waiting { enqueue: state.request(Urgency::Urgent), watch }
@@ -462,7 +473,7 @@ impl Tag {
             step: state.step,
             left,
             segments,
-            issued: state.appended - left + state.leased,
+            issued: state.appended - left + state.leased.as_ref().map_or(0, |leased| leased.ids),
             newest: state.newest,
         }
     }
@@ -501,6 +512,7 @@ impl Tag {
             left,
             waited_for: state.supplies_waited_for().fold(0, u64::saturating_add),
             waited_for_most: state.supplies_waited_for().max().unwrap_or(0),
+            reservation_max: reservation_max(state.max_id_seen, state.step),
         }
     }
 
@@ -686,6 +698,7 @@ impl Tag {
         }
         state.failures = 0;
         state.granted = Some(Granted { end: granted.end, at: Instant::now() });
+        state.max_id_seen = state.max_id_seen.max(granted.end);
         state.newest = Some(Reserved { amount: granted.len(), at: SystemTime::now() });
         match job {
             Job::Extend(_) => self.append_or_discard(&mut state, granted),
@@ -754,9 +767,10 @@ impl Tag {
     pub fn observe_row(&self, step: i64, max_id: i64, read_at: Instant) -> Option<Urgency> {
         let mut state = self.lock();
         state.step = step;
+        state.max_id_seen = state.max_id_seen.max(max_id);
         state.gone_back |= state.granted.is_some_and(|granted| granted.end > max_id && granted.at < read_at);
         let mended = match state.fault {
-            Some(Fault::Step(_)) => step >= 1,
+            Some(Fault::Step(_)) => step_fault(step).is_none(),
             Some(Fault::NegativeMaxId) => max_id >= 0,
             Some(Fault::Regression { granted }) => max_id >= granted,
             Some(Fault::Exhausted) => max_id < i64::MAX,
@@ -788,7 +802,7 @@ impl Tag {
         let is_trusted = !state.is_fenced() && !state.gone_back;
         let newest = skipped.pop_if(|newest| is_trusted && Some(newest.end) == newest_end);
         let start = |ids: IdRange| if ids.start == 1 && state.began_at_zero { 0 } else { ids.start };
-        let leased_end = (state.leased > 0).then_some(state.leased_end);
+        let leased_end = state.leased.as_ref().map(|leased| leased.end);
         Closed {
             handed_out_end: state.ends.last().copied().max(leased_end).filter(|_| is_trusted),
             unclaimed: newest.map(|ids| IdRange { start: start(ids), ..ids }),
@@ -885,8 +899,9 @@ impl TagHandle {
     }
 }
 
-fn step_fault(step: i64) -> Option<Fault> {
-    (step < 1).then_some(Fault::Step(step))
+/// What is wrong with a step.
+pub fn step_fault(step: i64) -> Option<Fault> {
+    (!(1..=STEP_MAX).contains(&step)).then_some(Fault::Step(step))
 }
 
 impl State {
@@ -964,8 +979,9 @@ impl State {
 
     fn take_lease(&mut self, id: Option<WaiterId>) -> Option<IdRange> {
         let range = self.waiters.get_mut(&id?)?.lease.withdraw()?;
-        self.leased_end = self.leased_end.max(range.end);
-        self.leased += range.len();
+        let leased = self.leased.get_or_insert_default();
+        leased.end = leased.end.max(range.end);
+        leased.ids += range.len();
         Some(range)
     }
 
@@ -1027,6 +1043,10 @@ impl State {
         waiter.lease = lease;
         waiter.waker.wake_by_ref();
         true
+    }
+
+    fn exceeds_reservation(&self, ids: u64) -> bool {
+        ids > reservation_max(self.max_id_seen, self.step).unsigned_abs()
     }
 
     fn is_too_large(&self, id: Option<WaiterId>) -> bool {

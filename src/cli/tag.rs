@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::CellAlignment::{Left, Right};
+use idalloc::bounds::{MAX_ID_MAX, STEP_MAX};
 use idalloc::config::Config;
 use idalloc::store::change::{self, ChangeError, Changed, RowChange};
 use idalloc::store::tag::{check_description, check_max_id, check_new_name, check_start, check_step};
@@ -78,7 +79,7 @@ pub(super) struct Add {
     /// The tag: 1 to 128 bytes
     #[arg(value_parser = parse_name)]
     tag: String,
-    /// The smallest reservation, in IDs: what a quiet tag takes at once, and how large a gap a crash may leave
+    /// The smallest reservation, in IDs, up to 1000000000: what a quiet tag takes at once, and how large a gap a crash may leave
     #[arg(long, value_name = "N", value_parser = parse_step, allow_negative_numbers = true)]
     step: i64,
     /// The first ID
@@ -161,19 +162,19 @@ fn parse_description(text: &str) -> Result<String, InvalidField> {
 }
 
 fn parse_step(text: &str) -> Result<i64, String> {
-    parse_number(text, check_step)
+    parse_number(text, STEP_MAX, check_step)
 }
 
 fn parse_start(text: &str) -> Result<i64, String> {
-    parse_number(text, check_start)
+    parse_number(text, MAX_ID_MAX, check_start)
 }
 
 fn parse_max_id(text: &str) -> Result<i64, String> {
-    parse_number(text, check_max_id)
+    parse_number(text, i64::MAX, check_max_id)
 }
 
-fn parse_number(text: &str, check: fn(i64) -> Result<(), InvalidField>) -> Result<i64, String> {
-    let number = text.parse().map_err(|_| format!("allowed is a whole number, 1 to {}", i64::MAX))?;
+fn parse_number(text: &str, max: i64, check: fn(i64) -> Result<(), InvalidField>) -> Result<i64, String> {
+    let number = text.parse().map_err(|_| format!("allowed is a whole number, 1 to {max}"))?;
     check(number).map(|()| number).map_err(|error| error.to_string())
 }
 
