@@ -34,7 +34,7 @@ use idalloc::alloc::{
     AllocError, Allocator, AllocatorConfig, Granted, Handle, Ids, OnRegression, StoreFactory, Want,
 };
 use idalloc::segment::IdRange;
-use idalloc::store::{Floor, Rest, SegmentStore, StoreError, StoreReport, TagRow};
+use idalloc::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow};
 use support::memory::{Claimed, Table, claim_within};
 
 /// How long new seeds are begun, unless the environment says how many.
@@ -278,7 +278,7 @@ impl SegmentStore for Session {
         Ok(StoreReport::default())
     }
 
-    fn list_tags(&mut self, _limit: usize) -> Result<Vec<TagRow>, StoreError> {
+    fn list_tags(&mut self, _limit: usize) -> Result<Rows<TagRow>, StoreError> {
         let life = self.life.clone();
         if life.is_dead() {
             return Err(away());
@@ -289,11 +289,11 @@ impl SegmentStore for Session {
             Some(Stale) => {
                 let mut rows = life.table.list_as(|commits| self.rng.usize(..commits));
                 rows.retain(|_| self.rng.u8(..4) > 0);
-                return Ok(rows);
+                return Ok(rows.into());
             }
             _ => {}
         }
-        Ok(life.table.list())
+        Ok(life.table.list().into())
     }
 
     fn forget_session(&mut self) {
@@ -821,8 +821,8 @@ impl SegmentStore for Late {
         Ok(StoreReport::default())
     }
 
-    fn list_tags(&mut self, _limit: usize) -> Result<Vec<TagRow>, StoreError> {
-        Ok(self.table.list())
+    fn list_tags(&mut self, _limit: usize) -> Result<Rows<TagRow>, StoreError> {
+        Ok(self.table.list().into())
     }
 
     fn forget_session(&mut self) {

@@ -15,7 +15,7 @@ use idalloc::alloc::{
     AllocError, Allocator, AllocatorConfig, Granted, Handle, Health, OnRegression, Outcome, Pending,
     StoreFactory, Want,
 };
-use idalloc::store::{Floor, Rest, SegmentStore, StoreError, StoreReport, TagRow};
+use idalloc::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow};
 use support::mariadb::MariaDb;
 use support::memory::{Claimed, Table, claim_within, unparking};
 use support::server::{PATIENCE, Server, Setup};
@@ -59,9 +59,9 @@ impl SegmentStore for Session {
         Ok(StoreReport::default())
     }
 
-    fn list_tags(&mut self, _limit: usize) -> Result<Vec<TagRow>, StoreError> {
+    fn list_tags(&mut self, _limit: usize) -> Result<Rows<TagRow>, StoreError> {
         (self.obstacle)(LISTING)?;
-        Ok(self.table.list())
+        Ok(self.table.list().into())
     }
 
     fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {

@@ -13,7 +13,8 @@ use std::time::Duration;
 use idalloc::alloc::sizing::Policy;
 use idalloc::alloc::watermark::Watermarks;
 use idalloc::alloc::{Allocator, AllocatorConfig, Handle, OnRegression, Outcome, StoreFactory, Want};
-use idalloc::store::{Floor, Rest, SegmentStore, StoreError, StoreReport, TagRow};
+use idalloc::bounds::STEP_MAX;
+use idalloc::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow};
 
 /// More IDs than any run takes, so that the store is never asked.
 pub const ENDLESS: i64 = 1 << 60;
@@ -29,9 +30,9 @@ impl SegmentStore for Table {
         Ok(StoreReport::default())
     }
 
-    fn list_tags(&mut self, _limit: usize) -> Result<Vec<TagRow>, StoreError> {
-        let row = |name| TagRow { name, step: ENDLESS, max_id: 0 };
-        Ok(names(self.tags).into_iter().map(row).collect())
+    fn list_tags(&mut self, _limit: usize) -> Result<Rows<TagRow>, StoreError> {
+        let row = |name| TagRow { name, step: STEP_MAX, max_id: 0 };
+        Ok(names(self.tags).into_iter().map(row).collect::<Vec<_>>().into())
     }
 
     fn reserve_above(&mut self, tag: &str, amount: i64, _floor: Floor) -> Result<i64, StoreError> {

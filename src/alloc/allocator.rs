@@ -200,6 +200,8 @@ pub(super) struct Shared {
     pub store_state: StoreState,
     /// The tags to preload that no refill thread has tried yet.
     pub preloading: Mutex<Vec<Arc<Tag>>>,
+    /// The rows that nobody can ask for, as the log was last told of them.
+    pub nameless_logged: Mutex<Vec<String>>,
     /// Tags that were found empty and may be so still.
     watched: Mutex<Vec<Arc<Tag>>>,
     closed: AtomicBool,
@@ -220,6 +222,7 @@ impl Shared {
             skipped: Skipped::default(),
             store_state: StoreState::default(),
             preloading: Mutex::default(),
+            nameless_logged: Mutex::default(),
             watched: Mutex::default(),
             closed: AtomicBool::new(false),
         }

@@ -184,7 +184,7 @@ mod tests {
     use super::super::watermark::Watermarks;
     use super::super::{AllocatorConfig, OnRegression};
     use super::*;
-    use crate::store::{Floor, StoreReport, TagRow};
+    use crate::store::{Floor, Rows, StoreReport, TagRow};
 
     /// Gives back as it is told to.
     struct Scripted<F>(F);
@@ -194,7 +194,7 @@ mod tests {
             unreachable!("nobody looks")
         }
 
-        fn list_tags(&mut self, _limit: usize) -> Result<Vec<TagRow>, StoreError> {
+        fn list_tags(&mut self, _limit: usize) -> Result<Rows<TagRow>, StoreError> {
             unreachable!("nobody lists")
         }
 

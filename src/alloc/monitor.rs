@@ -61,7 +61,7 @@ fn kind(error: &StoreError) -> &'static str {
         StoreError::UnknownTag => "unknown_tag",
         StoreError::GoneBack { .. } => "gone_back",
         StoreError::Overflow { .. } => "overflow",
-        StoreError::Schema(_) => "schema",
+        StoreError::Schema(_) | StoreError::Unreadable(_) => "schema",
         StoreError::Denied(_) => "denied",
         // A reservation writes no value that a column might not hold, and adds no row.
         StoreError::Unexpected(_) | StoreError::TagExists(_) | StoreError::Invalid(_) => "unexpected",

@@ -494,6 +494,7 @@ impl Refiller {
                 self.shared.retire(tag);
                 self.shared.listing.request();
             }
+            StoreError::Unreadable(reason) => self.refuse(tag, Fault::unreadable(&reason)),
             // An overflow that gets here means that another node took of the rest meanwhile.
             StoreError::Contended(_)
             | StoreError::Unexpected(_)

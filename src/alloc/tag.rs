@@ -36,6 +36,9 @@ pub enum Fault {
     /// The row's step cannot be reserved.
     #[error("its step is {0} in the table; it must be 1 to {STEP_MAX}")]
     Step(i64),
+    /// Something in the row is not what it must be.
+    #[error("its row in the table cannot be read: {0}")]
+    Unreadable(Box<CompactString>),
     /// The row's `max_id` is below every ID that there ever was, and nobody here has seen it where it belongs.
     #[error("its max_id is negative in the table; raise it above all IDs that were handed out")]
     NegativeMaxId,
@@ -51,6 +54,13 @@ pub enum Fault {
     /// 2^63 is reached.
     #[error("all its IDs below 2^63 are handed out")]
     Exhausted,
+}
+
+impl Fault {
+    /// What is wrong with a row that cannot be read.
+    pub fn unreadable(reason: &str) -> Self {
+        Self::Unreadable(Box::new(reason.into()))
+    }
 }
 
 /// A tag: the head of its chain, and what surrounds it. There may be a hundred thousand, so what few of them need is boxed.
@@ -771,6 +781,7 @@ impl Tag {
         state.gone_back |= state.granted.is_some_and(|granted| granted.end > max_id && granted.at < read_at);
         let mended = match state.fault {
             Some(Fault::Step(_)) => step_fault(step).is_none(),
+            Some(Fault::Unreadable(_)) => true,
             Some(Fault::NegativeMaxId) => max_id >= 0,
             Some(Fault::Regression { granted }) => max_id >= granted,
             Some(Fault::Exhausted) => max_id < i64::MAX,
@@ -787,6 +798,11 @@ impl Tag {
             None if mended => state.request(Urgency::Urgent),
             None => None,
         }
+    }
+
+    /// Takes note that the row was read, and what is wrong with it.
+    pub fn observe_unreadable(&self, reason: &str) {
+        self.lock().fail_all(Fault::unreadable(reason));
     }
 
     /// Ends the tag: nothing is claimed after this, and everybody who waits is woken to learn of it.
@@ -925,7 +941,7 @@ impl State {
     fn condition(&self, left: u64, grace: Duration, now: Instant) -> TagState {
         match &self.fault {
             Some(Fault::Regression { .. }) => TagState::Fenced,
-            Some(Fault::Step(_) | Fault::NegativeMaxId) => TagState::Broken,
+            Some(Fault::Step(_) | Fault::Unreadable(_) | Fault::NegativeMaxId) => TagState::Broken,
             Some(Fault::Exhausted) => TagState::Exhausted,
             None if self.hunger(left, grace, now) == Hunger::Starving => TagState::Starving,
             None if self.tail.is_none() => TagState::Idle,
@@ -1056,7 +1072,10 @@ impl State {
     /// Takes note that a caller found too little. True when the tag must be put on the watch list. A row that no server
     /// can serve is its operator's affair: it must not take every one of them out of the load balancer.
     fn note_unmet(&mut self, left: u64, now: Instant) -> bool {
-        if matches!(self.fault, Some(Fault::Step(_) | Fault::NegativeMaxId | Fault::Exhausted)) {
+        if matches!(
+            self.fault,
+            Some(Fault::Step(_) | Fault::Unreadable(_) | Fault::NegativeMaxId | Fault::Exhausted)
+        ) {
             return false;
         }
         self.unmet.get_or_insert(Unmet { since: now, left });

@@ -10,7 +10,7 @@ use idalloc::bounds::{MAX_ID_MAX, STEP_MAX};
 use idalloc::config::Config;
 use idalloc::store::change::{self, ChangeError, Changed, RowChange};
 use idalloc::store::tag::{check_description, check_max_id, check_new_name, check_start, check_step};
-use idalloc::store::{self, InvalidField, StoreError, TagDetails, TagStore};
+use idalloc::store::{self, InvalidField, Rows, StoreError, TagDetails, TagStore, UnreadableRow};
 use serde_json::{Value, json};
 
 use super::output::{Column, print, print_json, shown, table};
@@ -182,13 +182,15 @@ fn parse_number(text: &str, max: i64, check: fn(i64) -> Result<(), InvalidField>
 
 fn list(args: &List) -> Result<(), RunError> {
     let mut store = open(&args.common.config)?.store;
-    let mut tags = store.list_details(store::TAGS_MAX)?;
-    if tags.len() == store::TAGS_MAX {
+    let rows = store.list_details(store::TAGS_MAX)?;
+    if rows.total() == store::TAGS_MAX {
         eprintln!("idalloc: the table holds more tags; these are the first {}", store::TAGS_MAX);
     }
+    let Rows { readable: mut tags, unreadable: mut broken } = rows;
     if let Some(text) = &args.search {
         let text = text.to_lowercase();
         tags.retain(|tag| tag.name.to_lowercase().contains(&text));
+        broken.retain(|row| row.name.as_ref().is_none_or(|name| name.to_lowercase().contains(&text)));
     }
     match args.sort {
         Sort::AppTag => tags.sort_by(|a, b| a.name.cmp(&b.name)),
@@ -197,7 +199,11 @@ fn list(args: &List) -> Result<(), RunError> {
         Sort::Recent => {}
     }
     if args.common.json {
-        return Ok(print_json(&tags.iter().map(tag_json).collect())?);
+        let broken = broken.iter().map(|row| json!({ "app_tag": row.name, "fault": row.reason }));
+        return Ok(print_json(&tags.iter().map(tag_json).chain(broken).collect())?);
+    }
+    for row in &broken {
+        eprintln!("idalloc: {}", fault_line(row));
     }
     let mut columns = vec![
         Column { title: "APP_TAG", alignment: Left },
@@ -212,6 +218,14 @@ fn list(args: &List) -> Result<(), RunError> {
         row
     };
     Ok(print(&table(&columns, tags.iter().map(row)))?)
+}
+
+/// A row that is in no table of ours, in words.
+pub(super) fn fault_line(UnreadableRow { name, reason }: &UnreadableRow) -> String {
+    match name {
+        Some(name) => format!("the row of the tag {} cannot be read: {reason}", shown(name)),
+        None => format!("a row cannot be served: {reason}"),
+    }
 }
 
 fn shown_description(tag: &TagDetails) -> Cow<'_, str> {

@@ -5,6 +5,7 @@
 
 pub mod change;
 pub mod mysql;
+mod rows;
 pub mod sqlite;
 pub mod tag;
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{Identifier, TableSpec};
 use crate::dsn::Dsn;
 
+pub use rows::{Rows, UnreadableRow};
 pub use tag::{InvalidField, TagDetails};
 
 /// The most rows that [`SegmentStore::list_tags`] is ever asked for; a table may hold more, the rest is not served.
@@ -108,7 +110,7 @@ pub trait SegmentStore: Send {
     ///
     /// # Errors
     /// Any [`StoreError`] but `UnknownTag` and `Overflow`.
-    fn list_tags(&mut self, limit: usize) -> Result<Vec<TagRow>, StoreError>;
+    fn list_tags(&mut self, limit: usize) -> Result<Rows<TagRow>, StoreError>;
 
     /// Raises the row's `max_id` by `amount` IDs (at least 1) and returns its new value: the granted range is
     /// `[returned - amount, returned)`, and does not start below `floor`. Returns only after the store acknowledged
@@ -149,14 +151,14 @@ pub trait TagStore: SegmentStore {
     /// The tag's row.
     ///
     /// # Errors
-    /// Any [`StoreError`] but `UnknownTag` and `Overflow`.
+    /// [`StoreError::Unreadable`]; any other but `UnknownTag` and `Overflow`.
     fn find(&mut self, tag: &str) -> Result<Option<TagDetails>, StoreError>;
 
     /// The first `limit` rows, as [`SegmentStore::list_tags`] has them, with their descriptions.
     ///
     /// # Errors
     /// Any [`StoreError`] but `UnknownTag` and `Overflow`.
-    fn list_details(&mut self, limit: usize) -> Result<Vec<TagDetails>, StoreError>;
+    fn list_details(&mut self, limit: usize) -> Result<Rows<TagDetails>, StoreError>;
 
     /// Adds a row. A description of `None` leaves it to the column's default.
     ///
@@ -315,6 +317,9 @@ pub enum StoreError {
         /// The row's present value.
         max_id: i64,
     },
+    /// The tag's row is there, and something in it is not what it must be.
+    #[error("the table has a row for this tag that cannot be read: {0}")]
+    Unreadable(String),
     /// `max_id` plus the amount would not fit 64 bits.
     #[error("max_id is {max_id}: the amount asked for does not fit below 2^63")]
     Overflow {
@@ -345,6 +350,7 @@ impl StoreError {
             Self::Contended(_)
             | Self::UnknownTag
             | Self::GoneBack { .. }
+            | Self::Unreadable(_)
             | Self::Overflow { .. }
             | Self::TagExists(_)
             | Self::Invalid(_) => true,

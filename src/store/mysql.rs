@@ -11,6 +11,7 @@
 mod choice;
 mod conn;
 mod host;
+mod read;
 mod schema;
 mod session;
 mod tags;
@@ -28,7 +29,7 @@ use self::choice::HostChoice;
 use self::conn::Conn;
 use self::host::{Host, Settings, insist_on_writes};
 use super::{
-    Floor, NEEDS_DEFAULT, Rest, SegmentStore, StoreError, StoreReport, TagRow, allowed_max_ids,
+    Floor, NEEDS_DEFAULT, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow, allowed_max_ids,
     why_not_reserved,
 };
 use crate::config::TableSpec;
@@ -254,14 +255,14 @@ impl SegmentStore for MySqlStore {
         })
     }
 
-    fn list_tags(&mut self, limit: usize) -> Result<Vec<TagRow>, StoreError> {
+    fn list_tags(&mut self, limit: usize) -> Result<Rows<TagRow>, StoreError> {
         self.return_to_first_host();
         self.call(|session, table| {
             let order = session.order(table)?;
             let sql = format!("SELECT {}, max_id, step FROM {} {order} LIMIT ?", table.tag, table.name);
-            let mut tags = Vec::new();
+            let mut tags = Rows::new();
             session.conn.exec_each(&sql, (limit as u64,).into(), |row| {
-                tags.extend(tag_row(row));
+                tags.push(read::listed(row, |row| read::tag_row(&row)));
                 Ok(())
             })?;
             Ok(tags)
@@ -327,26 +328,6 @@ fn acknowledged_max_id(conn: &Conn, amount: i64, alternating_bit: u64) -> Result
         )));
     }
     Ok(max_id)
-}
-
-/// A row as served; none for a tag or a number that is NULL or of the wrong type, which nobody can ask for.
-fn tag_row(row: Row) -> Option<TagRow> {
-    let (name, max_id, step): (Value, Value, Value) = mysql::from_row_opt(row).ok()?;
-    Some(TagRow { name: text(name)?, max_id: integer(&max_id)?, step: integer(&step)? })
-}
-
-fn text(value: Value) -> Option<String> {
-    let Value::Bytes(bytes) = value else { return None };
-    String::from_utf8(bytes).ok()
-}
-
-/// Unsigned columns hold more than an ID may be; the excess is the same as the maximum: nothing is left.
-fn integer(value: &Value) -> Option<i64> {
-    match *value {
-        Value::Int(value) => Some(value),
-        Value::UInt(value) => Some(i64::try_from(value).unwrap_or(i64::MAX)),
-        _ => None,
-    }
 }
 
 /// A live connection.
@@ -462,9 +443,9 @@ impl Table {
         let marks = vec!["?"; rests.len()].join(", ");
         let sql = format!("SELECT {0}, max_id FROM {1} WHERE {0} IN ({marks})", self.tag, self.name);
         let tags: Vec<Value> = rests.iter().map(|rest| rest.tag.into()).collect();
-        let found: HashMap<String, i64> = rows::<(Value, Value)>(conn, sql, tags)?
-            .into_iter()
-            .filter_map(|(tag, max_id)| Some((text(tag)?, integer(&max_id)?)))
+        let found: HashMap<String, i64> = rows::<Row>(conn, sql, tags)?
+            .iter()
+            .filter_map(|row| Some((read::text(row, 0).ok()?, read::number(row, 1, "max_id").ok()?)))
             .collect();
         let is_lowered = |rest: &Rest<'_>| found.get(rest.tag) == Some(&rest.first_unclaimed);
         let given_back: Vec<_> = rests.iter().map(is_lowered).collect();
@@ -493,10 +474,11 @@ impl Table {
         allowed: &RangeInclusive<i64>,
     ) -> Result<StoreError, Failure> {
         let sql = format!("SELECT max_id FROM {} WHERE {} = ?", self.name, self.tag);
-        let found: Vec<(Value,)> = rows(conn, sql, (tag,))?;
-        Ok(match found.first().and_then(|(max_id,)| integer(max_id)) {
+        let found: Vec<Row> = rows(conn, sql, (tag,))?;
+        Ok(match found.first().map(|row| read::number(row, 0, "max_id")) {
             None => StoreError::UnknownTag,
-            Some(max_id) => why_not_reserved(max_id, allowed),
+            Some(Err(reason)) => StoreError::Unreadable(reason),
+            Some(Ok(max_id)) => why_not_reserved(max_id, allowed),
         })
     }
 
@@ -532,6 +514,22 @@ impl Table {
     /// What is wrong with the columns (name and type each), with the statement that mends it.
     fn fault(&self, columns: &[(String, String)], tag_is_unique: bool) -> Option<String> {
         const INTEGERS: [&str; 5] = ["bigint", "int", "mediumint", "smallint", "tinyint"];
+        const NO_TEXT: [&str; 14] = [
+            "bigint",
+            "int",
+            "mediumint",
+            "smallint",
+            "tinyint",
+            "decimal",
+            "float",
+            "double",
+            "bit",
+            "date",
+            "datetime",
+            "timestamp",
+            "time",
+            "year",
+        ];
         let Table { name, tag, .. } = self;
         let type_of = |wanted: &str| {
             let column = columns.iter().find(|(column, _)| column.eq_ignore_ascii_case(wanted));
@@ -540,6 +538,15 @@ impl Table {
         if type_of(self.spec.tag_column.as_str()).is_none() {
             let names: Vec<&str> = columns.iter().map(|(column, _)| column.as_str()).collect();
             return Some(format!("{name} has no column {tag}, only {}: set TagColumn", names.join(", ")));
+        }
+        if let Some(data_type) =
+            type_of(self.spec.tag_column.as_str()).filter(|t| NO_TEXT.contains(&t.as_str()))
+        {
+            return Some(format!(
+                "{name}: column {tag} is {}, which does not hold text; \
+                 run: ALTER TABLE {name} MODIFY {tag} VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL;",
+                data_type.to_ascii_uppercase()
+            ));
         }
         if !tag_is_unique {
             return Some(format!(
@@ -868,7 +875,7 @@ mod tests {
         ] {
             assert!(matches!(judge(Error::DriverError(denied)), StoreError::Denied(_)));
         }
-        assert!(matches!(judge(Error::FromValueError(Value::NULL)), StoreError::Unexpected(_)));
+        assert!(matches!(judge(Error::FromValueError(mysql::Value::NULL)), StoreError::Unexpected(_)));
     }
 
     #[test]
@@ -878,12 +885,5 @@ mod tests {
             statement.starts_with("CREATE TABLE IF NOT EXISTS `ids`.`leaf_alloc` ( `biz_tag` VARCHAR(32) ")
         );
         assert!(statement.ends_with("PRIMARY KEY (`biz_tag`) ) ENGINE = InnoDB;"), "{statement}");
-    }
-
-    #[test]
-    fn unsigned_values_saturate() {
-        assert_eq!(integer(&Value::UInt(u64::MAX)), Some(i64::MAX));
-        assert_eq!(integer(&Value::Int(-1)), Some(-1));
-        assert_eq!(integer(&Value::NULL), None);
     }
 }

@@ -13,9 +13,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior};
 
-use super::{Floor, Rest, SegmentStore, StoreError, StoreReport, TagRow, allowed_max_ids, why_not_reserved};
+use super::rows::{askable_name, no_text, null_tag};
+use super::{
+    Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow, UnreadableRow, allowed_max_ids,
+    why_not_reserved,
+};
 use crate::config::TableSpec;
 
 /// How long to wait for another process to finish its write.
@@ -101,15 +105,18 @@ impl SegmentStore for SqliteStore {
         })
     }
 
-    fn list_tags(&mut self, limit: usize) -> Result<Vec<TagRow>, StoreError> {
+    fn list_tags(&mut self, limit: usize) -> Result<Rows<TagRow>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.call(|session, table| {
             let order = session.order();
             let sql = format!("SELECT {}, max_id, step FROM {} {order} LIMIT ?1", table.tag, table.name);
             let mut statement = session.db.prepare_cached(&sql)?;
-            let rows = statement
-                .query_map([limit], |row| Ok(tag_row(row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?)))?;
-            Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+            let mut found = statement.query([limit])?;
+            let mut rows = Rows::new();
+            while let Some(row) = found.next()? {
+                rows.push(listed(row, tag_row)?);
+            }
+            Ok(rows)
         })
     }
 
@@ -174,13 +181,43 @@ fn enter_wal_mode(db: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// A row as served; none for a tag that is no UTF-8 or a number that is no integer, which nobody can ask for.
-fn tag_row(name: ValueRef, max_id: ValueRef, step: ValueRef) -> Option<TagRow> {
-    Some(TagRow {
-        name: name.as_str().ok()?.to_owned(),
-        max_id: max_id.as_i64().ok()?,
-        step: step.as_i64().ok()?,
-    })
+/// The row that begins with a tag, read by `read`, which says what is wrong with the rest.
+fn listed<T>(
+    row: &Row,
+    read: impl FnOnce(&Row) -> rusqlite::Result<Result<T, String>>,
+) -> rusqlite::Result<Result<T, UnreadableRow>> {
+    let name = match row.get_ref(0)? {
+        ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(name) => name.to_owned(),
+            Err(_) => return Ok(Err(no_text(bytes))),
+        },
+        ValueRef::Blob(bytes) => return Ok(Err(no_text(bytes))),
+        ValueRef::Integer(number) => number.to_string(),
+        ValueRef::Real(number) => number.to_string(),
+        ValueRef::Null => return Ok(Err(null_tag())),
+    };
+    if let Err(row) = askable_name(&name) {
+        return Ok(Err(row));
+    }
+    Ok(read(row)?.map_err(|reason| UnreadableRow { name: Some(name), reason }))
+}
+
+/// A row of tag, `max_id` and `step`.
+fn tag_row(row: &Row) -> rusqlite::Result<Result<TagRow, String>> {
+    let (name, max_id, step) = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
+    let name =
+        name.as_str().map_err(|_| format!("the tag is of the type {}, and not TEXT", name.data_type()));
+    Ok(name.and_then(|name| {
+        Ok(TagRow { name: name.to_owned(), max_id: number(max_id, "max_id")?, step: number(step, "step")? })
+    }))
+}
+
+fn number(value: ValueRef, column: &str) -> Result<i64, String> {
+    match value {
+        ValueRef::Integer(number) => Ok(number),
+        ValueRef::Null => Err(format!("its {column} is NULL")),
+        value => Err(format!("its {column} is of the type {}, and not INTEGER", value.data_type())),
+    }
 }
 
 /// The open file.
@@ -302,13 +339,12 @@ impl Table {
         tag: &str,
         allowed: &RangeInclusive<i64>,
     ) -> rusqlite::Result<StoreError> {
-        let sql = format!(
-            "SELECT max_id FROM {} WHERE {} = ?1 AND typeof(max_id) = 'integer'",
-            self.name, self.tag
-        );
-        Ok(match db.query_row(&sql, [tag], |row| row.get(0)).optional()? {
+        let sql = format!("SELECT max_id FROM {} WHERE {} = ?1", self.name, self.tag);
+        let max_id = db.query_row(&sql, [tag], |row| Ok(number(row.get_ref(0)?, "max_id"))).optional()?;
+        Ok(match max_id {
             None => StoreError::UnknownTag,
-            Some(max_id) => why_not_reserved(max_id, allowed),
+            Some(Err(reason)) => StoreError::Unreadable(reason),
+            Some(Ok(max_id)) => why_not_reserved(max_id, allowed),
         })
     }
 }

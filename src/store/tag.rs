@@ -68,11 +68,15 @@ impl InvalidField {
     }
 
     pub(super) fn text(field: &'static str, value: &str, reason: String) -> InvalidField {
-        let value = match value.char_indices().nth(QUOTED_CHARS_MAX) {
-            Some((end, _)) => format!("{:?}.. ({} bytes)", &value[..end], value.len()),
-            None => format!("{value:?}"),
-        };
-        InvalidField { field, value, reason }
+        InvalidField { field, value: quoted(value), reason }
+    }
+}
+
+/// Text between quotes, shortened if it is long.
+pub(super) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_CHARS_MAX) {
+        Some((end, _)) => format!("{:?}.. ({} bytes)", &text[..end], text.len()),
+        None => format!("{text:?}"),
     }
 }
 
