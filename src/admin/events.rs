@@ -88,7 +88,7 @@ impl Counts {
 impl Sample {
     fn new(admin: &Admin, before: &Counts, now: &Counts) -> Self {
         let readiness = readiness(admin);
-        let seconds = (now.at - before.at).as_secs_f64().max(0.001);
+        let seconds = now.at.saturating_duration_since(before.at).as_secs_f64().max(0.001);
         let per_s = |before: u64, now: u64| rounded(now.saturating_sub(before) as f64 / seconds);
         let latencies = admin.monitor.recent_latencies(now.at);
         Self {

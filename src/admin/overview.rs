@@ -16,6 +16,8 @@ use crate::alloc::tag::{Tag, TagFigures, TagState};
 const INTERVAL: Duration = Duration::from_millis(900);
 /// A look that takes long is followed by a pause so many times as long.
 const INTERVAL_PER_COST: u32 = 50;
+/// The longest such pause: what a look seems to take may be a leap of the clock.
+const INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// The time constant of the mean rate.
 const RATE_SECONDS: f64 = 2.0;
 /// A mean that has become as small as this is nothing.
@@ -134,7 +136,8 @@ impl Overview {
         self.look(now);
         self.choose_own();
         self.attribute();
-        self.next_at = Some(now + INTERVAL.max(now.elapsed() * INTERVAL_PER_COST));
+        let pause = now.elapsed().saturating_mul(INTERVAL_PER_COST).clamp(INTERVAL, INTERVAL_MAX);
+        self.next_at = Some(now + pause);
     }
 
     /// Takes over what is known of tags that are there still.

@@ -39,12 +39,11 @@ pub struct StoreStatus {
 }
 
 /// Every kind of reservation that failed, as [`ReservationFigures::failed`] counts them.
-pub const FAILURE_KINDS: [&str; 10] = [
+pub const FAILURE_KINDS: [&str; 9] = [
     "unavailable",
     "read_only",
     "contended",
     "unknown_tag",
-    "gone_back",
     "overflow",
     "schema",
     "denied",
@@ -59,9 +58,8 @@ fn kind(error: &StoreError) -> &'static str {
         StoreError::ReadOnly(_) => "read_only",
         StoreError::Contended(_) => "contended",
         StoreError::UnknownTag => "unknown_tag",
-        StoreError::GoneBack { .. } => "gone_back",
         StoreError::Overflow { .. } => "overflow",
-        StoreError::Schema(_) | StoreError::Unreadable(_) => "schema",
+        StoreError::Schema(_) => "schema",
         StoreError::Denied(_) => "denied",
         // A reservation writes no value that a column might not hold, and adds no row.
         StoreError::Unexpected(_) | StoreError::TagExists(_) | StoreError::Invalid(_) => "unexpected",
@@ -99,12 +97,13 @@ impl Reservations {
 
     fn note_granted(&self, asked: Instant) {
         let now = Instant::now();
-        self.granted.observe(now - asked);
+        let took = now.saturating_duration_since(asked);
+        self.granted.observe(took);
         let mut recent = lock(&self.recent);
         if recent.len() == RECENT_MAX {
             recent.pop_front();
         }
-        recent.push_back((now, now - asked));
+        recent.push_back((now, took));
     }
 
     /// What the store granted could not be made durable in the watermark file.
@@ -225,7 +224,6 @@ mod tests {
             StoreError::ReadOnly(text()),
             StoreError::Contended(text()),
             StoreError::UnknownTag,
-            StoreError::GoneBack { max_id: 1 },
             StoreError::Overflow { max_id: 1 },
             StoreError::Schema(text()),
             StoreError::Denied(text()),

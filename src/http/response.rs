@@ -483,6 +483,18 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
+    #[test]
+    fn a_time_without_a_date_is_dated_with_the_nearest() {
+        let mut encoder = Encoder::new();
+        for (time, date) in [
+            (UNIX_EPOCH - Duration::from_secs(1 << 40), "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (UNIX_EPOCH + Duration::from_secs(1 << 40), "Fri, 31 Dec 9999 23:59:59 GMT"),
+        ] {
+            encoder.set_date(time);
+            assert_eq!(encoder.date, date);
+        }
+    }
+
     fn error(message: &str) -> Answer {
         Answer::Error(ApiError { status: 503, message: message.into(), header: Some("Retry-After: 1") })
     }
