@@ -1,7 +1,7 @@
 //! The command line.
 
 mod check;
-mod output;
+pub mod output;
 mod schema;
 mod serve;
 mod tag;
@@ -78,11 +78,6 @@ pub enum RunError {
     /// A change was not made, or not altogether.
     #[error("{0}{hint}", hint = doubt(.0))]
     Change(ChangeError),
-    /// The check is not passed.
-    #[error(
-        "{0} rows of the table get no IDs; mend them in the database, or with `idalloc tag set TAG --step N`"
-    )]
-    RowsAtFault(usize),
     /// Somebody has to say yes.
     #[error("there is no terminal to ask on: give --yes to delete the tag")]
     NobodyToAsk,
@@ -101,6 +96,9 @@ pub enum RunError {
     /// The operator's port cannot be had.
     #[error("cannot serve operators on {address}: {cause}; AdminPort names another port, or none if 0")]
     ListenAdmin { address: String, cause: io::Error },
+    /// A part of the server has ended for good.
+    #[error("a bug: {0} has ended by a panic, which is in the log; please report it")]
+    GivenUp(String),
     /// The system refuses something basic.
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),

@@ -5,7 +5,6 @@
 //! [`alloc::Handle`]; the server in [`http`] does just that.
 
 pub mod alloc;
-pub mod bounds;
 mod episode;
 pub mod segment;
 pub mod sync;
@@ -21,6 +20,10 @@ pub mod dsn;
 #[cfg(not(loom))]
 pub mod http;
 #[cfg(not(loom))]
+pub mod logging;
+#[cfg(not(loom))]
 pub mod readiness;
 #[cfg(not(loom))]
 pub mod store;
+#[cfg(not(loom))]
+pub mod supervise;

@@ -1,7 +1,6 @@
 //! The idalloc server: parse arguments, load the config, run until told to stop.
 
 mod cli;
-mod logging;
 mod memory;
 
 use std::process::ExitCode;
@@ -12,7 +11,7 @@ fn main() -> ExitCode {
     match cli::run(cli::Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("idalloc: {error}");
+            cli::output::complain(&error.to_string());
             ExitCode::from(error.exit_code())
         }
     }

@@ -3,15 +3,22 @@
 #[macro_use]
 mod support;
 
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use support::mariadb::MariaDb;
-use support::server::{PATIENCE, Server, Setup};
+use support::server::{Client, PATIENCE, Server, Setup};
 
 on_each_engine! {
     connections_that_hover_around_their_limit_are_told_of_once
     malformed_requests_are_not_told_of
+    a_log_on_a_full_device_or_a_closed_pipe_is_no_reason_to_stop
+    a_log_whose_reader_stalls_during_an_outage_holds_up_nothing
 }
 
 fn connections_that_hover_around_their_limit_are_told_of_once(engine: &str) {
@@ -39,7 +46,7 @@ fn connections_that_hover_around_their_limit_are_told_of_once(engine: &str) {
 }
 
 /// A connection that is not refused.
-fn served(server: &Server) -> support::server::Client {
+fn served(server: &Server) -> Client {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut client = server.connect();
@@ -84,7 +91,7 @@ fn rows_at_fault_are_named_when_they_are_found_and_when_they_are_mended() {
     database.exec("UPDATE segments SET step = 0 WHERE app_tag = 't07'");
     let line = server.await_log("the tag gets no IDs");
     assert!(
-        line.contains("t07") && line.contains("its step is 0 in the table; it must be 1 to 1000000000"),
+        line.contains("t07") && line.contains("its step is 0 in the table; it must be 1 or more"),
         "{line}"
     );
     // The others are not named again, however often the table is read.
@@ -162,4 +169,190 @@ fn a_node_that_cannot_serve_says_why_and_when_it_can_again() {
         !tell("refills of the tag"),
         "the log was told that the store is away, and not that a tag fails: {lines:?}"
     );
+}
+
+// ---- a log that cannot be written ----
+
+/// The end of a pipe that nobody reads until the other end is used, and that holds little.
+fn small_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    // SAFETY: one system call on a descriptor that is open.
+    assert!(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) } > 0);
+    (reader, writer)
+}
+
+fn dropped(admin_port: u16) -> u64 {
+    let metrics = Client::connect(admin_port).get_admin("/metrics").body;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("idalloc_log_lines_dropped_total "));
+    line.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no count: {metrics}"))
+}
+
+/// Has operators change tags with long names until lines of the log are dropped: each change is told of.
+fn log_much(server: &Server) {
+    let (port, before) = (server.admin_port(), dropped(server.admin_port()));
+    let operators: Vec<_> =
+        (0..4).map(|n| thread::spawn(move || change_until(port, n, || dropped(port) > before))).collect();
+    operators.into_iter().for_each(|operator| operator.join().expect("lines are dropped"));
+}
+
+fn change_until(port: u16, operator: usize, enough: impl Fn() -> bool) {
+    const JSON: &[&str] = &["Content-Type: application/json"];
+    let mut client = Client::connect(port);
+    let tag = format!("{operator}{}", "x".repeat(127));
+    let path = format!("/api/tags/{tag}");
+    client.ask_admin("POST", "/api/tags", JSON, &json!({"app_tag": tag, "step": 1}).to_string());
+    let mut max_id: i64 = client.get_admin(&path).json()["max_id"].as_str().unwrap().parse().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    for n in 1.. {
+        max_id += 100_000;
+        let change = json!({"step": 1 + n % 2, "max_id": max_id.to_string()}).to_string();
+        let answer = client.ask_admin("PATCH", &path, JSON, &change);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        if n % 20 == 0 && enough() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no line is dropped after {n} changes");
+    }
+}
+
+/// A panic is told of too: one is provoked that a thread survives.
+fn a_log_on_a_full_device_or_a_closed_pipe_is_no_reason_to_stop(engine: &str) {
+    let (reader, closed) = small_pipe();
+    drop(reader);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    for stderr in [std::os::fd::OwnedFd::from(closed), full.into()] {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = support::clock::Clock::new();
+        let setup = Setup::embedded(&directory.path().join("ids.db")).key("HttpEngine", engine).admin();
+        let mut server = setup.clock(&clock).env("RUST_LOG", "trace").log_to(stderr).start();
+        server.await_status("/health", 200);
+        clock.fail(if engine == "tokio" { "idalloc-http0" } else { "idalloc-sweep" }, 1);
+        let deadline = Instant::now() + PATIENCE;
+        while clock.failures_left() > 0 {
+            assert!(Instant::now() < deadline, "no panic");
+            thread::sleep(Duration::from_millis(5));
+        }
+        server.await_status("/alloc?app_tag=test_business", 200);
+        assert!(dropped(server.admin_port()) > 3);
+        server.signal(libc::SIGTERM);
+        assert_eq!(server.wait().code(), Some(0));
+    }
+}
+
+fn a_log_whose_reader_stalls_during_an_outage_holds_up_nothing(engine: &str) {
+    let database = MariaDb::start();
+    let (mut reader, log) = small_pipe();
+    // Each host that is not there is worth a line, at each try.
+    let absent = format!("{}{})", database.port(), ",127.0.0.1:1".repeat(200));
+    let dsn = database.dsn().replace(&format!("{})", database.port()), &absent) + "?timeout=1s";
+    let setup = Setup::on(&dsn).key("HttpEngine", engine).admin();
+    let mut server = setup.env("RUST_LOG", "trace").log_to(log).start();
+    server.await_status("/health", 200);
+    database.kill();
+    while server.get("/alloc?app_tag=test_business").status == 200 {}
+    let quick = |what: &str, ask: &dyn Fn()| {
+        let asked = Instant::now();
+        ask();
+        assert!(asked.elapsed() < Duration::from_secs(1), "{what} takes {:?}", asked.elapsed());
+    };
+    // Until the backlog is full, and for so long after that that every thread has something to log.
+    let (began, mut full_since) = (Instant::now(), None::<Instant>);
+    while full_since.is_none_or(|since| since.elapsed() < Duration::from_secs(2)) {
+        assert!(began.elapsed() < 2 * PATIENCE, "no line is dropped");
+        quick("/health", &|| assert_eq!(server.get("/health").status, 503));
+        quick("/livez", &|| assert_eq!(server.admin().get_admin("/livez").status, 200));
+        quick("/metrics", &|| assert_eq!(server.admin().get_admin("/metrics").status, 200));
+        if dropped(server.admin_port()) > 0 {
+            full_since.get_or_insert_with(Instant::now);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    database.restart();
+    server.await_status("/alloc?app_tag=test_business", 200);
+    server.await_status("/health", 200);
+    // It reads again: the count is told, with what was kept.
+    let follow = thread::spawn(move || {
+        let mut log = String::new();
+        while !log.contains("so many lines of it are missing") {
+            let mut part = [0; 4096];
+            let bytes = reader.read(&mut part).unwrap();
+            assert!(bytes > 0, "not told of");
+            log.push_str(&String::from_utf8_lossy(&part[..bytes]));
+        }
+        reader
+    });
+    let deadline = Instant::now() + PATIENCE;
+    while !follow.is_finished() {
+        assert!(Instant::now() < deadline, "not told of");
+        thread::sleep(Duration::from_millis(5));
+    }
+    // And stalls again, in the next outage.
+    let _reader = follow.join().unwrap();
+    database.kill();
+    let before = dropped(server.admin_port());
+    while dropped(server.admin_port()) == before {
+        assert!(began.elapsed() < 4 * PATIENCE, "no line is dropped");
+        thread::sleep(Duration::from_millis(20));
+    }
+    server.signal(libc::SIGTERM);
+    let signalled = Instant::now();
+    assert_eq!(server.wait().code(), Some(0));
+    // The end has eight seconds to give IDs back to a store that is away, and one for the last lines of the log.
+    assert!(signalled.elapsed() < Duration::from_secs(12), "{:?}", signalled.elapsed());
+}
+
+/// A file system of its own, of one MiB. Dropping it unmounts it.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> SmallDisk {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=1m", "idalloc-test"]).arg(dir.path());
+        assert!(mount.status().expect("mount").success(), "a file system of its own takes root");
+        SmallDisk(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "umount");
+    }
+}
+
+#[test]
+fn a_disk_that_fills_while_the_server_logs_costs_lines_and_nothing_else() {
+    let disk = SmallDisk::mount();
+    let directory = tempfile::tempdir().unwrap();
+    let path = disk.0.path().join("log");
+    let log = File::options().create(true).append(true).open(&path).unwrap();
+    let setup = Setup::embedded(&directory.path().join("ids.db")).admin();
+    let mut server = setup.log_to(log).start();
+    server.await_status("/health", 200);
+    log_much(&server);
+    server.await_status("/alloc?app_tag=test_business", 200);
+    // Somebody makes room, as a rotation does.
+    File::options().write(true).truncate(true).open(&path).unwrap();
+    server.signal(libc::SIGTERM);
+    assert_eq!(server.wait().code(), Some(0));
+    let log = std::fs::read_to_string(&path).unwrap();
+    assert!(log.contains("so many lines of it are missing") && log.contains("INFO stopped"), "{log}");
+}
+
+#[test]
+fn a_complaint_that_cannot_be_printed_changes_nothing_but_itself() {
+    let run = |stderr: std::os::fd::OwnedFd| {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_idalloc"));
+        command.args(["tag", "list", "--config", "none.json"]).current_dir(directory.path()).stderr(stderr);
+        command.status().unwrap().code()
+    };
+    let (reader, closed) = small_pipe();
+    drop(reader);
+    assert_eq!(run(closed.into()), Some(1));
+    assert_eq!(run(File::options().write(true).open("/dev/full").unwrap().into()), Some(1));
+    let (_stalled, mut full) = small_pipe();
+    std::io::Write::write_all(&mut full, &[b'x'; 4096]).unwrap();
+    assert_eq!(run(full.into()), Some(1));
 }

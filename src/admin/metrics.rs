@@ -20,6 +20,7 @@ use crate::config::HttpEngine;
 use crate::counters::{BOUNDS_US, HistogramReading};
 use crate::http::counters::Route;
 use crate::http::response::STATUSES;
+use crate::logging;
 use crate::sync::lock;
 
 /// `GET /metrics`
@@ -162,6 +163,11 @@ fn server_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
             "idalloc_ready",
             "Whether this node can serve: 1, or 0.",
             vec![gauged(&[], f64::from(u8::from(readiness(admin).is_ready())))],
+        ),
+        counter(
+            "idalloc_log_lines_dropped_total",
+            "Lines of the log that could not be written.",
+            vec![counted(&[], logging::lines_dropped())],
         ),
         gauge(
             "idalloc_build_info",

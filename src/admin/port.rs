@@ -20,6 +20,7 @@ use crate::config::{AdminConfig, Config};
 use crate::episode::Episode;
 use crate::http::handler::Service;
 use crate::http::listen;
+use crate::supervise;
 
 /// The most connections; one more is closed at once.
 pub(super) const CONNECTIONS_MAX: usize = 64;
@@ -34,19 +35,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// The operator's port: bound, and not yet served.
 pub struct Port {
-    listener: std::net::TcpListener,
+    listener: Arc<TcpListener>,
     address: SocketAddr,
     config: AdminConfig,
 }
 
 impl Port {
-    /// Listens where `config` says.
+    /// Listens where `config` says. To be called in the runtime that serves it.
     ///
     /// # Errors
     /// The address is in use, not of this machine, or not permitted.
     pub fn bind(config: &AdminConfig) -> io::Result<Self> {
-        let listener = listen(config.host, config.port)?;
-        Ok(Self { address: listener.local_addr()?, listener, config: config.clone() })
+        let listener = TcpListener::from_std(listen(config.host, config.port)?)?;
+        Ok(Self { address: listener.local_addr()?, listener: listener.into(), config: config.clone() })
     }
 
     /// Where it listens.
@@ -55,36 +56,38 @@ impl Port {
     }
 
     /// Serves it for as long as it is polled, on the runtime that polls it.
-    ///
-    /// # Errors
-    /// The runtime cannot take the socket.
-    pub async fn serve(self, config: Config, monitor: Monitor, service: Arc<Service>) -> io::Result<()> {
-        let listener = TcpListener::from_std(self.listener)?;
+    pub async fn serve(self, config: Config, monitor: Monitor, service: Arc<Service>) {
         let admin = Arc::new(Admin::new(config, self.config, monitor, service));
-        tokio::spawn(events::sample(admin.clone()));
-        let router = router(admin);
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut failing = Episode::default();
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    if failing.is_over() {
-                        info!("accepting connections on the operator's port again");
-                    }
-                    // Closed at once, for want of a place: whoever comes next may find one.
-                    let Ok(place) = places.clone().try_acquire_owned() else { continue };
-                    let router = router.clone();
-                    tokio::spawn(async move {
-                        serve_connection(stream, router).await;
-                        drop(place);
-                    });
+        let router = router(admin.clone());
+        tokio::join!(
+            supervise::run("the operator's port", || accept(self.listener.clone(), router.clone())),
+            supervise::run("the operator's samples", || events::sample(admin.clone())),
+        );
+    }
+}
+
+async fn accept(listener: Arc<TcpListener>, router: Router) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut failing = Episode::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if failing.is_over() {
+                    info!("accepting connections on the operator's port again");
                 }
-                Err(error) => {
-                    if failing.holds(Instant::now()) {
-                        warn!(%error, "cannot accept connections on the operator's port; trying again");
-                    }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                // Closed at once, for want of a place: whoever comes next may find one.
+                let Ok(place) = places.clone().try_acquire_owned() else { continue };
+                let router = router.clone();
+                tokio::spawn(async move {
+                    serve_connection(stream, router).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                if failing.holds(Instant::now()) {
+                    warn!(%error, "cannot accept connections on the operator's port; trying again");
                 }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

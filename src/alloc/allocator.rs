@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -18,7 +18,6 @@ use tracing::{info, warn};
 use super::ending::join_until;
 use super::listing::{Lister, Listing, Missing, Visit};
 use super::monitor::{Monitor, Reservations};
-use super::readings::Readings;
 use super::refill::{Duty, RefillQueue, Refiller, StoreState};
 use super::sizing::{Latency, Policy};
 use super::skipped::{Reason, Skipped};
@@ -26,6 +25,7 @@ use super::tag::{Discarded, Fault, Hunger, Need, Parked, Tag, TagHandle, Urgency
 use super::watermark::Watermarks;
 use crate::segment::{Claim, IdRange};
 use crate::store::{SegmentStore, StoreError};
+use crate::supervise;
 use crate::sync::lock;
 
 /// How long a tag's chain may be empty while a refill is under way before the node counts as unhealthy.
@@ -109,9 +109,7 @@ pub enum AllocError {
     #[error(transparent)]
     Fault(#[from] Fault),
     /// Only for leases.
-    #[error(
-        "this lease asks for too many of the IDs left below 2^63: a lease takes at most a step, or a thousandth of them"
-    )]
+    #[error("fewer IDs than this lease asks for are left below 2^63")]
     LeaseTooLarge,
     /// The allocator is closed.
     #[error("this server is shutting down")]
@@ -193,15 +191,12 @@ pub(super) struct Shared {
     pub queue: RefillQueue,
     pub listing: Listing,
     pub watermarks: Watermarks,
-    pub readings: Readings,
     pub latency: Mutex<Latency>,
     pub reservations: Reservations,
     pub skipped: Skipped,
     pub store_state: StoreState,
     /// The tags to preload that no refill thread has tried yet.
     pub preloading: Mutex<Vec<Arc<Tag>>>,
-    /// The rows that nobody can ask for, as the log was last told of them.
-    pub nameless_logged: Mutex<Vec<String>>,
     /// Tags that were found empty and may be so still.
     watched: Mutex<Vec<Arc<Tag>>>,
     closed: AtomicBool,
@@ -212,7 +207,6 @@ impl Shared {
         Self {
             config,
             watermarks,
-            readings: Readings::default(),
             directory: ArcSwap::default(),
             directory_writer: Mutex::default(),
             queue: RefillQueue::default(),
@@ -222,7 +216,6 @@ impl Shared {
             skipped: Skipped::default(),
             store_state: StoreState::default(),
             preloading: Mutex::default(),
-            nameless_logged: Mutex::default(),
             watched: Mutex::default(),
             closed: AtomicBool::new(false),
         }
@@ -274,7 +267,7 @@ impl Shared {
 
     /// What starving tags lack. The log is told of each when it begins to starve, and when that is over.
     fn starving(&self, now: Instant) -> Vec<String> {
-        let mut complaints = Vec::new();
+        let (mut complaints, mut news) = (Vec::new(), Vec::new());
         lock(&self.watched).retain(|tag| {
             let hunger = tag.hunger(EMPTY_GRACE, now);
             let starves = hunger == Hunger::Starving;
@@ -282,13 +275,16 @@ impl Shared {
                 complaints.push(tag.complaint());
             }
             if tag.note_starving(starves, now) {
-                match starves {
-                    true => warn!(tag = tag.name(), "callers of the tag wait for IDs in vain"),
-                    false => info!(tag = tag.name(), "callers of the tag get IDs again"),
-                }
+                news.push((tag.clone(), starves));
             }
             hunger != Hunger::None
         });
+        for (tag, starves) in news {
+            match starves {
+                true => warn!(tag = tag.name(), "callers of the tag wait for IDs in vain"),
+                false => info!(tag = tag.name(), "callers of the tag get IDs again"),
+            }
+        }
         complaints
     }
 
@@ -306,8 +302,8 @@ impl Shared {
 /// The owner's end. Segments are reserved until [`Allocator::close`]; dropping it stops nothing.
 pub struct Allocator {
     shared: Arc<Shared>,
-    lister: JoinHandle<Box<dyn SegmentStore>>,
-    refillers: Vec<JoinHandle<Box<dyn SegmentStore>>>,
+    lister: JoinHandle<Option<Box<dyn SegmentStore>>>,
+    refillers: Vec<JoinHandle<Option<Box<dyn SegmentStore>>>>,
 }
 
 impl Allocator {
@@ -323,15 +319,23 @@ impl Allocator {
         open: &StoreFactory,
     ) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared::new(config, watermarks));
-        let mut lister = Lister { shared: shared.clone(), store: open(), failures: 0, checked: false };
+        let mut lister = Lister::new(shared.clone(), open());
         if let Err(error @ (StoreError::Schema(_) | StoreError::Denied(_))) = lister.list() {
             return Err(error);
         }
-        let lister = spawn("idalloc-tags".to_owned(), move || lister.run())?;
+        // After a panic, who knows what the session was at: a thread that is started again has a new one.
+        let lister = {
+            let (shared, open, mut first) = (shared.clone(), open.clone(), Some(lister));
+            spawn("idalloc-tags".to_owned(), move || {
+                first.take().unwrap_or_else(|| Lister::new(shared.clone(), open())).run()
+            })?
+        };
         let refiller = |index| {
             let duty = Duty::of(index, shared.config.refill_threads);
-            let refiller = Refiller { shared: shared.clone(), store: open(), duty, failures: 0 };
-            spawn(format!("idalloc-refill{index}"), move || refiller.run())
+            let (shared, open) = (shared.clone(), open.clone());
+            spawn(format!("idalloc-refill{index}"), move || {
+                Refiller { shared: shared.clone(), store: open(), duty, failures: 0 }.run()
+            })
         };
         let refillers = (0..shared.config.refill_threads).map(refiller).collect::<Result<_, _>>()?;
         Ok(Self { shared, lister, refillers })
@@ -367,17 +371,16 @@ impl Allocator {
         self.shared.listing.stop();
         // First the threads: a reservation that is under way is still put into its chain, and comes back with it.
         let threads = self.refillers.into_iter().chain([self.lister]);
-        let stores = threads.filter_map(|thread| join_until(thread, threads_deadline)).collect();
+        let stores = threads.filter_map(|thread| join_until(thread, threads_deadline)?).collect();
         self.shared.settle(stores, deadline);
     }
 }
 
 fn spawn<T: Send + 'static>(
     name: String,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>, StoreError> {
-    let thread = thread::Builder::new().name(name).spawn(body);
-    thread.map_err(|error| StoreError::Unavailable(format!("no thread: {error}")))
+    body: impl FnMut() -> T + Send + 'static,
+) -> Result<JoinHandle<Option<T>>, StoreError> {
+    supervise::spawn(name, body).map_err(|error| StoreError::Unavailable(format!("no thread: {error}")))
 }
 
 /// A worker's end of the allocator: one thread's ways to the tags it serves.

@@ -2,12 +2,17 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write as _};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
 /// Blanks between two columns.
 const GAP: u16 = 2;
+/// See [`complain`].
+const COMPLAINT_MAX: Duration = Duration::from_secs(1);
 
 /// One column of a table.
 pub(super) struct Column {
@@ -33,6 +38,24 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 /// It cannot be written.
 pub(super) fn print_json(value: &Value) -> io::Result<()> {
     print(&format!("{value:#}"))
+}
+
+/// Prints a complaint to the standard error. That need not be read: it is no error if it is closed or full, and a pipe that
+/// nobody empties holds the program up for [`COMPLAINT_MAX`] at most.
+pub fn complain(text: &str) {
+    let line = format!("idalloc: {text}\n");
+    let print = |line: &str| drop(io::stderr().write_all(line.as_bytes()));
+    let (done, printed) = mpsc::channel::<()>();
+    let for_thread = line.clone();
+    let thread = thread::Builder::new().name("idalloc-stderr".to_owned()).spawn(move || {
+        let _done = done;
+        print(&for_thread);
+    });
+    match thread {
+        // Whether it is printed or late: what comes next does not depend on it.
+        Ok(_) => drop(printed.recv_timeout(COMPLAINT_MAX)),
+        Err(_) => print(&line),
+    }
 }
 
 /// Aligned columns without lines: the same for a terminal, a pipe and a file.

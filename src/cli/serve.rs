@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use idalloc::admin::{self, Port};
@@ -12,11 +13,12 @@ use idalloc::config::Config;
 use idalloc::http::{self, Server};
 use idalloc::readiness;
 use idalloc::store::{self, StoreError};
+use idalloc::{logging, supervise};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{RunError, load, watermarks};
-use crate::{logging, memory};
+use crate::memory;
 
 /// How long the end may take. What answers under way do not need of it is for giving IDs back: the first use is mostly
 /// over at once, and the second takes long where tags are many or the store is far.
@@ -34,7 +36,7 @@ const FILES_SPARE: usize = 24;
 
 pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     let mut config = load(file)?;
-    logging::start(config.log_format);
+    let _log = logging::start(config.log_format)?;
     match file {
         Some(file) => info!(config = %file.display(), dsn = %config.dsn, "starting"),
         None => {
@@ -52,45 +54,69 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
 
-    let admin_port = bind_admin(&config)?;
+    let admin_port = {
+        let _inside = runtime.enter();
+        bind_admin(&config)?
+    };
     let Some(allocator) = runtime.block_on(start_unless_stopped(&config, watermarks, &mut signals))? else {
         return Ok(());
     };
     let listen_error =
         |cause| RunError::Listen { address: format!("{}:{}", config.http_host, config.http_port), cause };
     let server = Server::start(&config, &allocator, memory::trim).map_err(listen_error)?;
-    runtime.spawn(readiness::log_changes(allocator.monitor(), server.service()));
-    // Who started this server need not be listening.
-    let _ = writeln!(io::stdout(), "server started at: {}", shown(server.address()));
+    let (monitor, service) = (allocator.monitor(), server.service());
+    runtime.spawn(supervise::run("the watch on readiness", move || {
+        readiness::log_changes(monitor.clone(), service.clone())
+    }));
+    let mut greeting = format!("server started at: {}\n", shown(server.address()));
     if let Some(port) = admin_port {
-        let _ = writeln!(io::stdout(), "operator's port at: {}", shown(port.address()));
-        let serving = port.serve(config, allocator.monitor(), server.service());
-        runtime.spawn(async {
-            serving.await.inspect_err(|error| error!(%error, "the operator's port is closed"))
-        });
+        greeting += &format!("operator's port at: {}\n", shown(port.address()));
+        runtime.spawn(port.serve(config, allocator.monitor(), server.service()));
     }
+    print_aside(greeting)?;
 
-    runtime.block_on(signals.next());
+    let given_up = runtime.block_on(async {
+        tokio::select! {
+            () = signals.next() => None,
+            name = supervise::given_up() => Some(name),
+        }
+    });
     info!("stopping: no new connections, answering what is under way");
-    let ender = std::thread::spawn(move || {
+    let ender = thread::Builder::new().name("idalloc-end".to_owned()).spawn(move || {
         let began = Instant::now();
         server.drain(DRAIN_MAX);
         allocator.close(END_MAX.saturating_sub(began.elapsed()));
-    });
-    runtime.block_on(async {
+    })?;
+    let ended = runtime.block_on(async {
         let ended = async {
             while !ender.is_finished() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         tokio::select! {
-            () = ended => info!("stopped"),
-            () = signals.next() => warn!("a second signal: stopping at once"),
+            () = ended => true,
+            () = signals.next() => false,
         }
     });
+    if !ended {
+        warn!("a second signal: stopping at once");
+    } else if ender.join().is_err() {
+        return Err(RunError::GivenUp("the end".to_owned()));
+    } else {
+        info!("stopped");
+    }
     // An operator's change that the store does not answer would hold up the end otherwise.
     runtime.shutdown_background();
-    Ok(())
+    given_up.map_or(Ok(()), |name| Err(RunError::GivenUp(name)))
+}
+
+/// Prints what nobody need read: whoever started this server may have closed the output, or let it fill up.
+fn print_aside(text: String) -> io::Result<()> {
+    let print = move || {
+        let mut out = io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    };
+    thread::Builder::new().name("idalloc-stdout".to_owned()).spawn(print).map(drop)
 }
 
 fn bind_admin(config: &Config) -> Result<Option<Port>, RunError> {
@@ -135,7 +161,7 @@ async fn start_unless_stopped(
     let (sender, started) = tokio::sync::oneshot::channel();
     let config = config.clone();
     // Not waited for after a signal: it may be in the middle of connecting, and holds nothing that matters.
-    std::thread::Builder::new()
+    thread::Builder::new()
         .name("idalloc-start".to_owned())
         .spawn(move || sender.send(start_allocator(&config, watermarks)))?;
     tokio::select! {

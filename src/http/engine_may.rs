@@ -11,7 +11,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use may::sync::Blocker;
@@ -25,6 +25,7 @@ use super::queued::{unread_bytes, unsent_bytes};
 use super::request::{Method, Outline, Reject, Version};
 use super::response::{Answer, COMMON_HEADERS, Delivery, Encoder, reason};
 use crate::episode::Episode;
+use crate::supervise;
 use crate::sync::lock;
 
 /// How often connections are looked at.
@@ -36,9 +37,9 @@ const STACK_WORDS: usize = 8 * 1024;
 
 /// A running engine.
 pub struct Engine {
-    acceptor: may::coroutine::JoinHandle<()>,
+    acceptor: Arc<may::coroutine::JoinHandle<()>>,
     connections: Arc<Connections>,
-    sweeper: JoinHandle<()>,
+    sweeper: JoinHandle<Option<()>>,
 }
 
 impl Engine {
@@ -59,12 +60,12 @@ impl Engine {
         // The crate binds by itself, and shares the port with whoever allows it (SO_REUSEPORT). That nobody else
         // listened there is what `listener` was for.
         drop(listener);
-        let acceptor = factory.start(address)?;
+        let acceptor = Arc::new(factory.start(address)?);
         let sweep = {
-            let connections = connections.clone();
-            move || connections.sweep()
+            let (connections, acceptor) = (connections.clone(), acceptor.clone());
+            move || connections.sweep(&acceptor)
         };
-        let sweeper = thread::Builder::new().name("idalloc-sweep".to_owned()).spawn(sweep)?;
+        let sweeper = supervise::spawn("idalloc-sweep", sweep)?;
         Ok(Self { acceptor, connections, sweeper })
     }
 
@@ -73,7 +74,7 @@ impl Engine {
         // SAFETY: the coroutine is cancelled where it waits for a connection, and holds nothing but the listener
         // and the factory, both of which are dropped as its stack unwinds.
         unsafe { self.acceptor.coroutine().cancel() };
-        let _ = self.acceptor.join();
+        self.acceptor.wait();
         let deadline = Instant::now() + limit;
         self.connections.wait_until_empty(DRAIN_IDLE.min(limit));
         self.connections.end_idle();
@@ -136,15 +137,19 @@ impl Connections {
         let mut open = lock(&self.open);
         let refuse = open.by_fd.len() >= self.limits.connections_max;
         let now = Instant::now();
-        if refuse && open.refusing.holds(now) {
-            warn!(MaxConnections = self.limits.connections_max, "no more connections: refusing with 503");
-        } else if !refuse && open.refusing.is_over() {
-            info!("all connections are accepted again");
-        }
+        let is_news = if refuse { open.refusing.holds(now) } else { open.refusing.is_over() };
         let watch = Watch { activity, answered: 0, answered_at: now, unsent: 0, unsent_at: now };
         open.by_fd.insert(fd, watch);
         // Relaxed: counts, no more.
         self.open_count.store(open.by_fd.len(), Relaxed);
+        drop(open);
+        match refuse {
+            true if is_news => {
+                warn!(MaxConnections = self.limits.connections_max, "no more connections: refusing with 503");
+            }
+            false if is_news => info!("all connections are accepted again"),
+            _ => {}
+        }
         match refuse {
             true => self.service.counters.connections.note_refused(),
             false => self.service.counters.connections.note_accepted(),
@@ -160,9 +165,17 @@ impl Connections {
         self.changed.notify_all();
     }
 
-    fn sweep(&self) {
+    fn sweep(&self, acceptor: &may::coroutine::JoinHandle<()>) {
+        let mut accepting = true;
         let mut open = lock(&self.open);
         while !open.stopped {
+            if accepting && acceptor.is_done() && !self.service.is_draining() {
+                accepting = false;
+                drop(open);
+                // It has the listener, which is closed by now: there is nothing to start again.
+                supervise::give_up("the acceptor");
+                open = lock(&self.open);
+            }
             let now = Instant::now();
             for (fd, watch) in &mut open.by_fd {
                 if watch.is_overdue(*fd, now, &self.limits) {
@@ -221,8 +234,9 @@ impl Watch {
         // Whether a part of a request is there cannot be seen from outside: only the first has the shorter limit.
         let request_limit = if self.answered == 0 { limits.read_timeout } else { limits.idle_timeout };
         // What has arrived is read first, before its time is judged: at the next look it may have been answered.
-        let is_idle_for_long = now - self.answered_at >= request_limit && unread_bytes(&borrowed(fd)) == 0;
-        now - self.unsent_at >= limits.write_timeout || is_idle_for_long
+        let is_idle_for_long = now.saturating_duration_since(self.answered_at) >= request_limit
+            && unread_bytes(&borrowed(fd)) == 0;
+        now.saturating_duration_since(self.unsent_at) >= limits.write_timeout || is_idle_for_long
     }
 }
 

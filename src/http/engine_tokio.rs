@@ -19,11 +19,13 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::Limits;
 use super::handler::{Handler, Service};
+use crate::supervise;
 
 /// How often deadlines are looked at: none is kept more exactly.
 const TICK: Duration = Duration::from_millis(50);
@@ -41,10 +43,11 @@ const LINGER_BYTES_PER_TURN: usize = 64 * 1024;
 /// A running engine.
 pub struct Engine {
     stop: watch::Sender<bool>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Option<()>>>,
 }
 
 /// What the accepting thread knows of a worker.
+#[derive(Clone)]
 struct WorkerPort {
     /// Holds no more than MaxConnections: `open` is counted up before a connection is sent.
     connections: mpsc::UnboundedSender<std::net::TcpStream>,
@@ -60,40 +63,38 @@ impl Engine {
         listener: TcpListener,
         limits: Limits,
         service: Arc<Service>,
-        new_handler: impl Fn() -> Handler,
+        new_handler: impl Fn() -> Handler + Send + Sync + 'static,
     ) -> io::Result<Self> {
+        let new_handler = Arc::new(new_handler);
         let (stop, stopped) = watch::channel(false);
         let mut engine = Self { stop, threads: Vec::new() };
         let mut ports = Vec::new();
         for index in 0..limits.workers {
-            let (connections, arrivals) = mpsc::unbounded_channel();
+            let (connections, mut arrivals) = mpsc::unbounded_channel();
             let open = Arc::new(AtomicUsize::new(0));
             service.counters.connections.track(open.clone());
             ports.push(WorkerPort { connections, open: open.clone() });
-            let (handler, limits) = (new_handler(), limits.clone());
-            let run = move || worker::Worker::new(handler, limits, open).run(arrivals);
-            engine.spawn(format!("idalloc-http{index}"), || Ok(()), move |()| run())?;
+            let (new_handler, limits) = (new_handler.clone(), limits.clone());
+            engine.spawn(format!("idalloc-http{index}"), async move || {
+                worker::Worker::new(new_handler(), limits.clone(), open.clone()).run(&mut arrivals).await;
+            })?;
         }
-        let acceptor = accept::Acceptor::new(ports, limits.connections_max, service);
-        let run = move |listener| acceptor.run(listener, stopped);
-        engine.spawn("idalloc-accept".to_owned(), || accept::register(listener), run)?;
+        engine.spawn("idalloc-accept".to_owned(), async move || {
+            let acceptor = accept::Acceptor::new(ports.clone(), limits.connections_max, service.clone());
+            acceptor.run(&listener, stopped.clone()).await;
+        })?;
         Ok(engine)
     }
 
-    /// Runs `body` with a runtime on a thread of its own, on what `prepare` made in that runtime.
-    fn spawn<T: Send + 'static, F: Future<Output = ()>>(
-        &mut self,
-        name: String,
-        prepare: impl FnOnce() -> io::Result<T>,
-        body: impl FnOnce(T) -> F + Send + 'static,
-    ) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let prepared = {
-            let _inside = runtime.enter();
-            prepare()?
+    /// Runs `body` on a thread of its own, each time with a new runtime.
+    fn spawn(&mut self, name: String, mut body: impl AsyncFnMut() + Send + 'static) -> io::Result<()> {
+        // The first is made here, where it is no panic if it cannot be had.
+        let mut first = Some(new_runtime()?);
+        let thread = move || {
+            let runtime = first.take().unwrap_or_else(|| new_runtime().expect("a runtime"));
+            tokio::task::LocalSet::new().block_on(&runtime, body());
         };
-        let thread = move || tokio::task::LocalSet::new().block_on(&runtime, body(prepared));
-        self.threads.push(thread::Builder::new().name(name).spawn(thread)?);
+        self.threads.push(supervise::spawn(name, thread)?);
         Ok(())
     }
 
@@ -106,6 +107,10 @@ impl Engine {
             thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+fn new_runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// How long a client is listened to after the last answer.

@@ -14,6 +14,7 @@ macro_rules! on_each_engine {
     };
 }
 
+pub mod clock;
 pub mod ledger;
 pub mod load;
 pub mod mariadb;

@@ -1,8 +1,10 @@
 //! The real program on a free port, and a small HTTP client for it.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -14,6 +16,7 @@ use rlimit::Resource;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::clock::Clock;
 use super::mariadb::free_port;
 use super::program::{Ended, Run};
 
@@ -35,6 +38,8 @@ pub struct Setup {
     open_files: Option<(u64, u64)>,
     survives_full_disk: bool,
     with_admin: bool,
+    environment: Vec<(String, OsString)>,
+    stderr: Option<OwnedFd>,
 }
 
 impl Setup {
@@ -46,7 +51,14 @@ impl Setup {
         keys.insert("HttpHost".into(), "127.0.0.1".into());
         keys.insert("Workers".into(), 2.into());
         keys.insert("AdminPort".into(), 0.into());
-        Setup { keys, open_files: None, survives_full_disk: false, with_admin: false }
+        Setup {
+            keys,
+            open_files: None,
+            survives_full_disk: false,
+            with_admin: false,
+            environment: Vec::new(),
+            stderr: None,
+        }
     }
 
     /// The embedded store, in this file.
@@ -76,6 +88,23 @@ impl Setup {
     /// [`Server::limit_files`].
     pub fn survives_full_disk(mut self) -> Setup {
         self.survives_full_disk = true;
+        self
+    }
+
+    /// With this environment variable.
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Setup {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// With these clocks.
+    pub fn clock(self, clock: &Clock) -> Setup {
+        clock.environment().into_iter().fold(self, |setup, (name, value)| setup.env(name, value))
+    }
+
+    /// With its log written there, and not to be read by the [`Server`].
+    pub fn log_to(mut self, stderr: impl Into<OwnedFd>) -> Setup {
+        self.stderr = Some(stderr.into());
         self
     }
 
@@ -124,8 +153,12 @@ impl Setup {
             .current_dir(dir.path())
             .env_remove("IDALLOC_DSN")
             .env_remove("IDALLOC_ADMIN_TOKEN")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdout(Stdio::piped());
+        match &self.stderr {
+            Some(stderr) => command.stderr(stderr.try_clone().expect("a descriptor")),
+            None => command.stderr(Stdio::piped()),
+        };
         if let Some((soft, hard)) = self.open_files {
             // SAFETY: one system call, which may be made between fork and exec.
             unsafe { command.pre_exec(move || Resource::NOFILE.set(soft, hard)) };
@@ -140,7 +173,7 @@ impl Setup {
             unsafe { command.pre_exec(ignore) };
         }
         let mut child = command.spawn().expect("start idalloc");
-        let log = follow(child.stderr.take().expect("its log"));
+        let log = child.stderr.take().map_or_else(|| channel().1, follow);
         let mut started = String::new();
         let mut output = BufReader::new(child.stdout.take().expect("its output"));
         output.read_line(&mut started).expect("its first line");

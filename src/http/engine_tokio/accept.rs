@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{LINGERING_MAX, Linger, WorkerPort, discard_until_closed};
 use crate::episode::Episode;
@@ -40,11 +41,12 @@ impl Acceptor {
     }
 
     /// Accepts until told to stop, and then those who had connected before.
-    pub async fn run(mut self, listener: AsyncFd<TcpListener>, mut stopped: watch::Receiver<bool>) {
+    pub async fn run(mut self, listener: &TcpListener, mut stopped: watch::Receiver<bool>) {
+        let readable = register(listener).expect("the runtime takes the listener");
         let lingering = Rc::new(());
         loop {
             let accepted = tokio::select! {
-                accepted = listener.async_io(Interest::READABLE, |listener| listener.accept()) => accepted,
+                accepted = readable.async_io(Interest::READABLE, |_| listener.accept()) => accepted,
                 _ = stopped.changed() => break,
             };
             match accepted {
@@ -53,7 +55,7 @@ impl Acceptor {
             }
         }
         for _ in 0..self.connections_max {
-            let Ok((stream, _)) = listener.get_ref().accept() else { return };
+            let Ok((stream, _)) = listener.accept() else { return };
             self.dispatch(stream, &lingering);
         }
     }
@@ -76,27 +78,18 @@ impl Acceptor {
         }
     }
 
-    /// Gives the connection to the worker with the fewest; back when there is no worker.
-    fn hand_over(&mut self, mut stream: TcpStream) -> Result<(), TcpStream> {
-        while let Some(index) =
-            (0..self.ports.len()).min_by_key(|index| self.ports[*index].open.load(Relaxed))
-        {
-            let port = &self.ports[index];
-            port.open.fetch_add(1, Relaxed);
-            match port.connections.send(stream) {
-                Ok(()) => {
-                    self.service.counters.connections.note_accepted();
-                    return Ok(());
-                }
-                // Only a bug ends a worker. It would have the fewest connections for ever: without it, the others serve on.
-                Err(SendError(unserved)) => {
-                    self.ports.swap_remove(index);
-                    error!(workers_left = self.ports.len(), "a worker has ended: restart this server");
-                    stream = unserved;
-                }
-            }
-        }
-        Err(stream)
+    /// Gives the connection to the worker with the fewest; back when that has ended for good, and so the server ends.
+    fn hand_over(&self, stream: TcpStream) -> Result<(), TcpStream> {
+        let Some(port) = self.ports.iter().min_by_key(|port| port.open.load(Relaxed)) else {
+            return Err(stream);
+        };
+        port.open.fetch_add(1, Relaxed);
+        port.connections.send(stream).map_err(|SendError(unserved)| {
+            port.open.fetch_sub(1, Relaxed);
+            unserved
+        })?;
+        self.service.counters.connections.note_accepted();
+        Ok(())
     }
 
     fn refuse(&self, stream: TcpStream, lingering: &Rc<()>) {
@@ -128,9 +121,9 @@ impl Acceptor {
 }
 
 /// Makes the listener known to the runtime.
-pub(super) fn register(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
-    // SAFETY: a `TcpListener` owns its descriptor, and keeps it open until it is dropped.
-    Ok(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?)
+fn register(listener: &TcpListener) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    // SAFETY: the descriptor is that of `listener`, which is open for as long as it is borrowed.
+    Ok(unsafe { AsyncFd::register_with_interest(listener.as_fd(), Interest::READABLE) }?)
 }
 
 /// Tells a client that it is one too many.
@@ -164,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connections_of_a_worker_that_has_ended_go_to_the_others_and_then_are_refused() {
+    fn the_connections_of_a_worker_that_has_ended_for_good_are_refused() {
         let service = Service {
             batch_max: 1,
             lease_max: 1,
@@ -173,18 +166,16 @@ mod tests {
             counters: Counters::default(),
             access: None,
         };
-        let ((first, ended), (second, mut arrivals)) = (port(), port());
-        let mut acceptor = Acceptor::new(vec![first, second], 100, Arc::new(service));
+        let (port, mut arrivals) = port();
+        let mut acceptor = Acceptor::new(vec![port], 100, Arc::new(service));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let connect = |acceptor: &mut Acceptor| {
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             acceptor.dispatch(listener.accept().unwrap().0, &Rc::new(()));
             client
         };
-        drop(ended);
         let _clients = [connect(&mut acceptor), connect(&mut acceptor)];
-        assert_eq!(acceptor.ports.len(), 1);
-        assert!(arrivals.try_recv().is_ok() && arrivals.try_recv().is_ok(), "both are the other worker's");
+        assert!(arrivals.try_recv().is_ok() && arrivals.try_recv().is_ok(), "both are the worker's");
         drop(arrivals);
         let local = tokio::task::LocalSet::new();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -144,7 +144,7 @@ impl Worker {
     }
 
     /// Serves the connections that arrive until no more can, then drains the rest.
-    pub async fn run(self, mut arrivals: mpsc::UnboundedReceiver<TcpStream>) {
+    pub async fn run(self, arrivals: &mut mpsc::UnboundedReceiver<TcpStream>) {
         let worker = Rc::new(self);
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -176,8 +176,8 @@ impl Worker {
     }
 
     fn adopt(self: Rc<Self>, stream: TcpStream) {
-        self.rush.note();
         let slot = Slot(self.open.clone());
+        self.rush.note();
         let stream = stream
             .set_nonblocking(true)
             .and_then(|()| stream.set_nodelay(true))
