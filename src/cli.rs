@@ -78,6 +78,11 @@ pub enum RunError {
     /// A change was not made, or not altogether.
     #[error("{0}{hint}", hint = doubt(.0))]
     Change(ChangeError),
+    /// The check is not passed.
+    #[error(
+        "{0} rows of the table get no IDs; mend them in the database, or with `idalloc tag set TAG --step N`"
+    )]
+    RowsAtFault(usize),
     /// Somebody has to say yes.
     #[error("there is no terminal to ask on: give --yes to delete the tag")]
     NobodyToAsk,

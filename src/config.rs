@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::alloc::OnRegression;
 use crate::alloc::sizing::Policy;
+use crate::bounds::{LEFT_MIN, LEFT_PER_RESERVATION, STEP_MAX};
 use crate::dsn::{Dsn, DsnError, Secret};
 
 /// The environment variable that overrides the key `DSN`, so that a password need not be in a file.
@@ -57,6 +58,9 @@ const MAX_CONNECTIONS: IntegerKey = IntegerKey::new("MaxConnections", 16_384, 1,
 const ALLOC_TIMEOUT: IntegerKey = IntegerKey::new("AllocTimeout", 2000, 1, 60_000, "ms");
 const MAX_BATCH: IntegerKey = IntegerKey::new("MaxBatch", 10_000, 1, 100_000, "IDs");
 const MAX_LEASE: IntegerKey = IntegerKey::new("MaxLease", 1_000_000, 1, 1_000_000_000, "IDs");
+// However high a person sets a tag's max_id, the largest lease fits, and the largest step times the default factor.
+const _: () = assert!(MAX_LEASE.max <= (LEFT_MIN / LEFT_PER_RESERVATION) as u64);
+const _: () = assert!(STEP_MAX <= LEFT_MIN / LEFT_PER_RESERVATION / 1000);
 const REFILL_THREADS: IntegerKey = IntegerKey::new("RefillThreads", 2, 1, 64, "threads");
 const PRELOAD_TAGS: IntegerKey = IntegerKey::new("PreloadTags", 64, 0, 1_000_000, "tags");
 const TAG_RELOAD_SECONDS: IntegerKey = IntegerKey::new("TagReloadSeconds", 10, 1, 3600, "s");

@@ -5,6 +5,7 @@
 //! [`alloc::Handle`]; the server in [`http`] does just that.
 
 pub mod alloc;
+pub mod bounds;
 mod episode;
 pub mod segment;
 pub mod sync;

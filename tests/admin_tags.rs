@@ -5,6 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use idalloc::bounds::MAX_ID_MAX;
 use serde_json::{Value, json};
 use support::mariadb::PASSWORD;
 use support::proxy::{Loss, Proxy};
@@ -155,10 +156,11 @@ fn bad_input_is_refused_with_the_field_at_fault() {
             (json!({"app_tag": "..", "step": 1}), json!("app_tag"), "neither \".\" nor \"..\""),
             (json!({"app_tag": "a\n", "step": 1}), json!("app_tag"), "without control characters"),
             (json!({"app_tag": "a"}), json!("step"), "step is missing"),
+            (json!({"app_tag": "a", "step": 0}), json!("step"), "step is 0: allowed is 1 to 1000000000"),
             (
-                json!({"app_tag": "a", "step": 0}),
+                json!({"app_tag": "a", "step": 1_000_000_001}),
                 json!("step"),
-                "step is 0: allowed is 1 to 9223372036854775807",
+                "step is 1000000001: allowed is 1 to",
             ),
             (json!({"app_tag": "a", "step": -5}), json!("step"), "step is -5: allowed is 1 to"),
             (json!({"app_tag": "a", "step": 1.5}), json!("step"), "step is not a whole number"),
@@ -317,8 +319,8 @@ fn a_raise_that_would_not_mend_a_tag_is_refused() {
             for (number, expected) in [
                 (1, format!("the table has {present}, and max_id only goes up")),
                 (granted - 1, format!("allowed is {granted} or more")),
-                (i64::MAX, format!("allowed is up to {}", i64::MAX - 100)),
-                (i64::MAX - 99, format!("allowed is up to {}", i64::MAX - 100)),
+                (i64::MAX, format!("allowed is up to {MAX_ID_MAX}")),
+                (MAX_ID_MAX + 1, format!("allowed is up to {MAX_ID_MAX}")),
             ] {
                 let (status, named, message) =
                     operator.error(method, target, &json!({field: number}).to_string());
@@ -428,8 +430,8 @@ fn a_change_without_an_answer_is_in_doubt_and_is_sent_once() {
     let store = Store::mariadb();
     let port = store.database.as_ref().unwrap().port();
     // The change itself holds the step as these bytes; what is prepared, and read, before does not.
-    const STEP: i64 = i64::from_le_bytes(*b"step\0\0\0\0");
-    let proxy = Proxy::before(port, "step\0\0\0\0");
+    const STEP: i64 = i64::from_le_bytes(*b"ste5\0\0\0\0");
+    let proxy = Proxy::before(port, "ste5\0\0\0\0");
     let store = Store { dsn: store.dsn.replace(&port.to_string(), &proxy.port().to_string()), ..store };
     let server = store.start();
     let mut operator = Operator::of(&server);

@@ -268,15 +268,22 @@ fn a_bad_step_is_a_clear_error_until_the_row_is_mended() {
     let prepare = |store: &Store| {
         store.set_row("zero", 0);
         store.set_row("minus", -5);
+        store.set_row("huge", 9_000_000_000_000_000_000);
     };
     everywhere(prepare, &[("TagReloadSeconds", 1)], |server, store| {
-        let message = |tag, step| {
-            format!("app_tag '{tag}' gets no IDs: its step is {step} in the table; it must be 1 or more")
+        let message = |tag, step: i64| {
+            format!(
+                "app_tag '{tag}' gets no IDs: its step is {step} in the table; it must be 1 to 1000000000"
+            )
         };
         assert_eq!(server.ask("/alloc?app_tag=zero"), error(503, &message("zero", 0)));
         let response = server.get("/alloc?app_tag=minus");
         assert_eq!((response.status, &*response.headers["retry-after"]), (503, "1"));
         assert_eq!(server.ask("/alloc?app_tag=minus"), error(503, &message("minus", -5)));
+        let huge = message("huge", 9_000_000_000_000_000_000);
+        assert_eq!(server.ask("/alloc?app_tag=huge"), error(503, &huge));
+        store.set_row("huge", 1_000_000_000);
+        assert_eq!(server.await_status("/alloc?app_tag=huge", 200).id(), 1, "a step too large takes nothing");
         assert_eq!(server.ask("/health").0, 200, "nothing that was served before is missing");
         store.set_row("zero", 10);
         assert_eq!(server.await_status("/alloc?app_tag=zero", 200).id(), 1);

@@ -11,6 +11,7 @@ use idalloc::store::{SegmentStore, StoreError, TagDetails, TagStore};
 use mysql::prelude::Queryable;
 use support::mariadb::{MariaDb, PASSWORD};
 use support::proxy::Proxy;
+use support::store::Reserve;
 
 /// A user without the privileges that excuse from `init_connect`.
 const USER: &str = "ids:secret";

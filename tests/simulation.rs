@@ -34,7 +34,7 @@ use idalloc::alloc::{
     AllocError, Allocator, AllocatorConfig, Granted, Handle, Ids, OnRegression, StoreFactory, Want,
 };
 use idalloc::segment::IdRange;
-use idalloc::store::{Rest, SegmentStore, StoreError, StoreReport, TagRow};
+use idalloc::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow};
 use support::memory::{Claimed, Table, claim_within};
 
 /// How long new seeds are begun, unless the environment says how many.
@@ -278,7 +278,7 @@ impl SegmentStore for Session {
         Ok(StoreReport::default())
     }
 
-    fn list_tags(&mut self, _limit: usize) -> Result<Vec<TagRow>, StoreError> {
+    fn list_tags(&mut self, _limit: usize) -> Result<Rows<TagRow>, StoreError> {
         let life = self.life.clone();
         if life.is_dead() {
             return Err(away());
@@ -289,18 +289,18 @@ impl SegmentStore for Session {
             Some(Stale) => {
                 let mut rows = life.table.list_as(|commits| self.rng.usize(..commits));
                 rows.retain(|_| self.rng.u8(..4) > 0);
-                return Ok(rows);
+                return Ok(rows.into());
             }
             _ => {}
         }
-        Ok(life.table.list())
+        Ok(life.table.list().into())
     }
 
     fn forget_session(&mut self) {
         self.told.clear();
     }
 
-    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
+    fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
         let fault = self.draw(&[OF_WRITES.as_slice(), &OF_RESERVATIONS].concat());
         if fault == Some(Nonsense) {
             return Ok(self.nonsense(amount));
@@ -311,7 +311,7 @@ impl SegmentStore for Session {
         {
             return Ok(told);
         }
-        let end = self.write(fault, tag, |table| table.reserve(tag, amount))?;
+        let end = self.write(fault, tag, |table| table.reserve_above(tag, amount, floor))?;
         if fault == Some(DuplicateOfDone)
             && let Some(told) = told
         {
@@ -326,11 +326,6 @@ impl SegmentStore for Session {
         let fault = self.draw(&OF_WRITES);
         let tag = self.rng.choice(rests).expect("something to give back").tag;
         self.write(fault, tag, |table| Ok(table.give_back(rests)))
-    }
-
-    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
-        let fault = self.draw(&OF_WRITES);
-        self.write(fault, tag, |table| Ok(table.raise(tag, to)))
     }
 }
 
@@ -826,16 +821,16 @@ impl SegmentStore for Late {
         Ok(StoreReport::default())
     }
 
-    fn list_tags(&mut self, _limit: usize) -> Result<Vec<TagRow>, StoreError> {
-        Ok(self.table.list())
+    fn list_tags(&mut self, _limit: usize) -> Result<Rows<TagRow>, StoreError> {
+        Ok(self.table.list().into())
     }
 
     fn forget_session(&mut self) {
         self.this_session_is_late = false;
     }
 
-    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
-        let end = self.table.reserve(tag, amount)?;
+    fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
+        let end = self.table.reserve_above(tag, amount, floor)?;
         let before = self.last.replace(end);
         self.this_session_is_late |= before.is_some() && self.late.swap(false, Relaxed);
         Ok(before.filter(|_| self.this_session_is_late).unwrap_or(end))
@@ -843,10 +838,6 @@ impl SegmentStore for Late {
 
     fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError> {
         Ok(self.table.give_back(rests))
-    }
-
-    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
-        Ok(self.table.raise(tag, to))
     }
 }
 

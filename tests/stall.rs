@@ -15,7 +15,7 @@ use idalloc::alloc::{
     AllocError, Allocator, AllocatorConfig, Granted, Handle, Health, OnRegression, Outcome, Pending,
     StoreFactory, Want,
 };
-use idalloc::store::{Rest, SegmentStore, StoreError, StoreReport, TagRow};
+use idalloc::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow};
 use support::mariadb::MariaDb;
 use support::memory::{Claimed, Table, claim_within, unparking};
 use support::server::{PATIENCE, Server, Setup};
@@ -59,23 +59,19 @@ impl SegmentStore for Session {
         Ok(StoreReport::default())
     }
 
-    fn list_tags(&mut self, _limit: usize) -> Result<Vec<TagRow>, StoreError> {
+    fn list_tags(&mut self, _limit: usize) -> Result<Rows<TagRow>, StoreError> {
         (self.obstacle)(LISTING)?;
-        Ok(self.table.list())
+        Ok(self.table.list().into())
     }
 
-    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
+    fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
         (self.obstacle)(tag)?;
         lock(&self.amounts).push(amount);
-        self.table.reserve(tag, amount)
+        self.table.reserve_above(tag, amount, floor)
     }
 
     fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError> {
         Ok(self.table.give_back(rests))
-    }
-
-    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
-        Ok(self.table.raise(tag, to))
     }
 }
 
@@ -635,7 +631,7 @@ fn the_last_ids_are_served_and_then_none(store: &Store) {
     // A lease that is too large for what is left takes nothing of it.
     let lease = client.get("/segment?app_tag=test_business&count=1000000");
     assert_eq!(lease.status, 503, "{lease:?}");
-    assert!(lease.body.contains("fewer IDs than this lease asks for are left below 2^63"), "{lease:?}");
+    assert!(lease.body.contains("this lease asks for too many of the IDs left below 2^63"), "{lease:?}");
     let too_many = client.get(&format!("{ALLOC}&count={}", LEFT + 1));
     assert_eq!(too_many.status, 503, "{too_many:?}");
     for id in first..i64::MAX {

@@ -14,12 +14,13 @@ use idalloc::config::{Identifier, TableSpec};
 use idalloc::dsn::Dsn;
 use idalloc::store::mysql::MySqlStore;
 use idalloc::store::{
-    Created, Rest, SegmentStore, StoreError, StoreReport, TagDetails, TagStore, factory, open,
+    Created, Floor, Rest, SegmentStore, StoreError, StoreReport, TagDetails, TagStore, factory, open,
 };
 use mysql::prelude::Queryable;
 use support::mariadb::{MariaDb, PASSWORD, free_port};
 use support::proxy::{Loss, Proxy};
 use support::server::Setup;
+use support::store::Reserve;
 use tempfile::TempDir;
 
 fn table(name: &str, tag_column: &str) -> TableSpec {
@@ -174,11 +175,48 @@ mod contract {
         }
     }
 
-    pub fn a_negative_max_id_counts_as_zero(fixture: &Fixture) {
-        fixture.insert("a", i64::MIN, 1);
+    pub fn a_negative_max_id_is_refused_whatever_was_granted(fixture: &Fixture) {
+        for max_id in [-1, i64::MIN] {
+            let tag = format!("a{max_id}");
+            fixture.insert(&tag, max_id, 1);
+            let mut store = fixture.open();
+            assert_eq!(store.reserve(&tag, 100), Err(StoreError::GoneBack { max_id }));
+            assert_eq!(fixture.max_id(&tag), max_id);
+            assert_eq!(store.reserve_above(&tag, 100, Floor::Raise(7)), Ok(107));
+            assert_eq!(store.reserve(&tag, 100), Ok(207));
+        }
+    }
+
+    pub fn a_row_below_the_floor_is_left_as_it_is(fixture: &Fixture) {
+        fixture.insert("a", 500, 1);
         let mut store = fixture.open();
-        assert_eq!(store.reserve("a", 100), Ok(100));
-        assert_eq!(store.reserve("a", 100), Ok(200));
+        for floor in [501, 66_000, i64::MAX] {
+            let refused = store.reserve_above("a", 10, Floor::Refuse(floor));
+            assert_eq!(refused, Err(StoreError::GoneBack { max_id: 500 }), "{floor}");
+            assert_eq!(fixture.max_id("a"), 500, "{floor}");
+        }
+        for floor in [500, 510, 3, -5] {
+            let end = store.reserve_above("a", 10, Floor::Refuse(floor)).expect("it is not below");
+            assert_eq!(fixture.max_id("a"), end);
+        }
+        assert_eq!(store.reserve_above("b", 1, Floor::Refuse(1)), Err(StoreError::UnknownTag));
+    }
+
+    pub fn a_row_below_the_floor_is_raised_and_reserved_from_in_one(fixture: &Fixture) {
+        fixture.insert("a", 500, 1);
+        let mut store = fixture.open();
+        for (floor, end) in [(66_000, 66_010), (66_010, 66_020), (66_000, 66_030), (-5, 66_040)] {
+            assert_eq!(store.reserve_above("a", 10, Floor::Raise(floor)), Ok(end), "{floor}");
+            assert_eq!(fixture.max_id("a"), end, "{floor}");
+        }
+        assert_eq!(store.reserve_above("b", 1, Floor::Raise(1)), Err(StoreError::UnknownTag));
+        let last = i64::MAX - 10;
+        assert_eq!(
+            store.reserve_above("a", 11, Floor::Raise(last)),
+            Err(StoreError::Overflow { max_id: last })
+        );
+        assert_eq!(fixture.max_id("a"), 66_040, "it is not even raised");
+        assert_eq!(store.reserve_above("a", 10, Floor::Raise(last)), Ok(i64::MAX));
     }
 
     pub fn a_tag_without_a_row_is_unknown(fixture: &Fixture) {
@@ -486,7 +524,7 @@ mod contract {
         for row in &rows {
             assert_eq!(store.find(&row.name), Ok(Some(row.clone())));
         }
-        let mut listed = store.list_details(10).expect("list the details");
+        let mut listed = store.list_details(10).expect("list the details").readable;
         listed.sort_by(|a, b| a.name.cmp(&b.name));
         assert_eq!(listed, rows);
     }
@@ -555,7 +593,9 @@ macro_rules! on_both_stores {
 
 on_both_stores! {
     reservations_adjoin_and_are_committed
-    a_negative_max_id_counts_as_zero
+    a_negative_max_id_is_refused_whatever_was_granted
+    a_row_below_the_floor_is_left_as_it_is
+    a_row_below_the_floor_is_raised_and_reserved_from_in_one
     a_tag_without_a_row_is_unknown
     the_last_id_can_be_had_and_none_beyond
     amounts_below_one_change_nothing
@@ -762,14 +802,26 @@ mod mysql_tables {
     }
 
     #[test]
-    fn rows_that_nobody_can_ask_for_are_skipped() {
+    fn rows_that_nobody_can_ask_for_are_told_apart() {
         let server = MariaDb::shared();
         server.exec("CREATE TABLE odd (app_tag VARBINARY(32) UNIQUE, max_id BIGINT, step BIGINT NOT NULL)");
         server
             .exec("INSERT INTO odd VALUES (NULL, 0, 1), (x'fffe', 0, 1), ('null', NULL, 1), ('good', 0, 1)");
         let mut store = open_table("odd", "app_tag");
+        let mut unreadable = store.list_tags(10).expect("list the tags").unreadable;
+        unreadable.sort_by(|a, b| a.reason.cmp(&b.reason));
+        let reasons = unreadable.iter().map(|row| (row.name.as_deref(), row.reason.as_str()));
+        assert_eq!(
+            reasons.collect::<Vec<_>>(),
+            [
+                (Some("null"), "its max_id is NULL"),
+                (None, "the tag \"\u{fffd}\u{fffd}\" is no UTF-8"),
+                (None, "the tag of a row is NULL"),
+            ]
+        );
         assert_eq!(names(&mut *store, 10), ["good"]);
-        assert_eq!(store.reserve("null", 1), Err(StoreError::UnknownTag));
+        assert_eq!(store.reserve("null", 1), Err(StoreError::Unreadable("its max_id is NULL".into())));
+        assert_eq!(store.reserve("NULL", 1), Err(StoreError::UnknownTag));
     }
 
     #[test]
@@ -1929,8 +1981,9 @@ mod sqlite_files {
         store.check().expect("check");
         assert_eq!(names(&mut *store, 10), ["good"]);
         assert_eq!(store.reserve("good", 5), Ok(5));
-        for tag in ["bad", "real"] {
-            assert_eq!(store.reserve(tag, 5), Err(StoreError::UnknownTag));
+        for (tag, type_) in [("bad", "Text"), ("real", "Real")] {
+            let reason = format!("its max_id is of the type {type_}, and not INTEGER");
+            assert_eq!(store.reserve(tag, 5), Err(StoreError::Unreadable(reason)));
         }
     }
 
@@ -2029,5 +2082,94 @@ mod sqlite_files {
         assert_eq!(store.list_tags(10).map(|rows| rows.len()), Ok(1));
         writer.execute_batch("COMMIT").expect("commit");
         assert_eq!(store.reserve("test_business", 10), Ok(10));
+    }
+}
+
+/// Rows that cannot be read are told apart from rows that are not there, in either store.
+mod unreadable_rows {
+    use super::*;
+
+    fn unreadable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
+        let Err(StoreError::Unreadable(reason)) = result else { panic!("it was read: {result:?}") };
+        reason
+    }
+
+    /// The table `name` as it is after `alter` must have one bad row: `expected` is its tag and what the reason holds.
+    fn assert_unreadable(store: &mut dyn TagStore, expected: (Option<&str>, &str)) {
+        let rows = store.list_tags(10).expect("list the tags");
+        assert_eq!((rows.readable.len(), rows.unreadable.len()), (0, 1), "{rows:?}");
+        let row = &rows.unreadable[0];
+        assert_eq!(row.name.as_deref(), expected.0, "{row:?}");
+        assert!(row.reason.contains(expected.1), "{row:?}");
+        assert_eq!(store.list_details(10).expect("list the details").unreadable, rows.unreadable);
+        if let Some(name) = expected.0 {
+            assert_eq!(unreadable(store.find(name)), row.reason);
+        }
+    }
+
+    #[test]
+    fn in_mariadb() {
+        let server = MariaDb::start();
+        let mut store = open(&dsn(&server.dsn()), &table("segments", "app_tag"));
+        let t = Some("test_business");
+        for (alter, back, expected) in [
+            (
+                "MODIFY max_id DECIMAL(30,0) NOT NULL",
+                "MODIFY max_id BIGINT NOT NULL",
+                (t, "max_id is DECIMAL"),
+            ),
+            ("MODIFY max_id VARCHAR(30) NOT NULL", "MODIFY max_id BIGINT NOT NULL", (t, "max_id is text")),
+            ("MODIFY max_id DOUBLE NOT NULL", "MODIFY max_id BIGINT NOT NULL", (t, "max_id is DOUBLE")),
+            ("MODIFY step DECIMAL(10,2)", "MODIFY step BIGINT", (t, "step is DECIMAL")),
+        ] {
+            store.check().expect("good");
+            server.exec(&format!("ALTER TABLE segments {alter}"));
+            assert_unreadable(&mut *store, expected);
+            remedy(store.check());
+            server.exec(&format!("ALTER TABLE segments {back}"));
+        }
+        server.exec("UPDATE segments SET step = NULL");
+        assert_unreadable(&mut *store, (t, "its step is NULL"));
+        server.exec("UPDATE segments SET step = 10");
+        server.exec("ALTER TABLE segments MODIFY max_id BIGINT");
+        server.exec("UPDATE segments SET max_id = NULL");
+        assert_unreadable(&mut *store, (t, "its max_id is NULL"));
+        assert_eq!(unreadable(store.reserve("test_business", 1)), "its max_id is NULL");
+        server.exec("UPDATE segments SET max_id = 0, app_tag = 5");
+        server.exec("ALTER TABLE segments MODIFY app_tag BIGINT NOT NULL");
+        assert_unreadable(&mut *store, (Some("5"), "the tag's column is BIGINT, which does not hold text"));
+        assert!(remedy(store.check()).contains("MODIFY `app_tag` VARCHAR(128)"));
+        server.exec("ALTER TABLE segments MODIFY app_tag VARBINARY(200) NOT NULL");
+        server.exec("UPDATE segments SET app_tag = X'41FF'");
+        assert_unreadable(&mut *store, (None, "the tag \"A\u{fffd}\" is no UTF-8"));
+        server.exec("UPDATE segments SET app_tag = REPEAT('x', 129)");
+        assert_unreadable(&mut *store, (None, ".. (129 bytes) has 129 bytes; allowed is 1 to 128"));
+    }
+
+    #[test]
+    fn in_sqlite() {
+        let dir = TempDir::new().expect("a temporary directory");
+        let file = dir.path().join("ids.db");
+        let sqlite = rusqlite::Connection::open(&file).expect("open the file");
+        let make = "CREATE TABLE segments (app_tag INTEGER PRIMARY KEY, max_id INTEGER, step INTEGER);";
+        let loose = make.replace("app_tag INTEGER", "app_tag TEXT");
+        let mut store = open(&dsn(&format!("sqlite:{}", file.display())), &table("segments", "app_tag"));
+        for (make, row, expected) in [
+            (&*loose, "'t', NULL, 10", (Some("t"), "its max_id is NULL")),
+            (&loose, "'t', 0, NULL", (Some("t"), "its step is NULL")),
+            (&loose, "'t', 'many', 10", (Some("t"), "its max_id is of the type Text")),
+            (&loose, "'t', 1.5, 10", (Some("t"), "its max_id is of the type Real")),
+            (&loose, "'t', X'00', 10", (Some("t"), "its max_id is of the type Blob")),
+            (&loose, "X'41FF', 0, 10", (None, "the tag \"A\u{fffd}\" is no UTF-8")),
+            (make, "5, 0, 10", (Some("5"), "the tag is of the type Integer, and not TEXT")),
+        ] {
+            sqlite.execute_batch("DROP TABLE IF EXISTS segments").expect("drop");
+            sqlite.execute_batch(make).expect("create");
+            sqlite.execute_batch(&format!("INSERT INTO segments VALUES ({row})")).expect(row);
+            assert_unreadable(&mut *store, expected);
+            if expected.1.contains("max_id") {
+                assert_eq!(unreadable(store.reserve("t", 1)), unreadable(store.find("t")));
+            }
+        }
     }
 }

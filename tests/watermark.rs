@@ -74,18 +74,14 @@ impl Site {
     }
 }
 
-/// Asks until a reservation is refused: what was in memory may be served before. Returns the `max_id` that mends the row,
-/// which is past what was granted and past what was refused.
-fn await_fence(server: &Server, granted: i64) -> i64 {
+/// Asks until a reservation is refused: what was in memory may be served before.
+fn await_fence(server: &Server, granted: i64) {
     let refused = server.await_status(&format!("{ALLOC}&count=100"), 503);
-    let remedy = refused.body.split("raise max_id to ").nth(1).unwrap_or_else(|| panic!("{refused:?}"));
-    let mended = remedy.split(' ').next().unwrap().parse().unwrap();
-    assert!(mended >= granted, "{refused:?}");
+    assert!(refused.body.contains(&format!("raise max_id to {granted} or more")), "{refused:?}");
     server.await_status("/health", 503);
     assert_eq!(server.get(ALLOC).status, 503, "nothing in memory is handed out either");
     let line = server.await_log("the tag gets no more IDs");
-    assert!(line.contains(&format!("raise max_id to {mended} or more")), "{line}");
-    mended
+    assert!(line.contains(&format!("raise max_id to {granted} or more")), "{line}");
 }
 
 #[test]
@@ -93,12 +89,11 @@ fn a_store_that_goes_back_under_a_running_server_fences_the_tag_until_the_row_is
     let site = Site::new();
     let (server, granted) = site.serve_a_while();
     site.set_max_id(500);
-    let mended = await_fence(&server, granted);
-    let max_id = site.database.max_id("test_business");
+    await_fence(&server, granted);
     assert_eq!(server.get(ALLOC).status, 503);
-    assert_eq!(site.database.max_id("test_business"), max_id, "a fenced tag reserves nothing");
-    site.set_max_id(mended + 1000);
-    assert_eq!(server.await_status(ALLOC, 200).id(), mended + 1000);
+    assert_eq!(site.database.max_id("test_business"), 500, "a refused reservation changes nothing");
+    site.set_max_id(granted + 1000);
+    assert_eq!(server.await_status(ALLOC, 200).id(), granted + 1000);
     server.await_status("/health", 200);
 }
 
@@ -129,22 +124,82 @@ fn a_watermark_file_that_knows_only_other_tables_is_pointed_out() {
     assert!(server.log_so_far().iter().all(|line| !line.contains("knows nothing")));
 }
 
-/// The reservation that finds it out ends above the watermark. The row must not look mended by it: nobody has asked yet
-/// what other servers were granted.
+/// The reservation that finds it out would end above the watermark, and the row would look mended by it.
 #[test]
 fn a_small_step_back_is_not_mended_by_the_reservation_that_finds_it_out() {
     let site = Site::new();
     let (server, granted) = site.serve_a_while();
     site.set_max_id(granted - 1);
-    let mended = await_fence(&server, granted);
-    assert_eq!(site.database.max_id("test_business"), mended - 1, "the refused reservation's end");
+    await_fence(&server, granted);
     let began = Instant::now();
     // Two listings at least.
     while began.elapsed() < Duration::from_millis(2500) {
         assert_eq!(server.get(ALLOC).status, 503);
     }
-    site.set_max_id(mended);
-    assert_eq!(server.await_status(ALLOC, 200).id(), mended);
+    assert_eq!(site.database.max_id("test_business"), granted - 1, "a refused reservation changes nothing");
+    site.set_max_id(granted);
+    assert_eq!(server.await_status(ALLOC, 200).id(), granted);
+}
+
+/// One of two servers was granted more than the other. What the one is refused must not mend the row for the other,
+/// which would hand out again what the one did.
+#[test]
+fn a_fence_is_not_opened_by_another_servers_refused_reservations() {
+    let site = Site::new();
+    let setup = |name: &str| {
+        let path = site.dir.path().join(name);
+        Setup::on(&site.database.dsn())
+            .key("TagReloadSeconds", 1)
+            .key("WatermarkPath", path.to_str().unwrap())
+    };
+    let lower = setup("lower.db").start();
+    let mut ids = lower.get(&format!("{ALLOC}&count=100")).ids();
+    let lower_granted = site.settled_max_id();
+    let upper = setup("upper.db").start();
+    ids.extend(upper.get(&format!("{ALLOC}&count=5000")).ids());
+    let granted = site.settled_max_id();
+    site.set_max_id(lower_granted - 1);
+    await_fence(&upper, granted);
+    await_fence(&lower, lower_granted);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(2500) {
+        for server in [&upper, &lower] {
+            assert_eq!(server.get(ALLOC).status, 503);
+        }
+    }
+    assert_eq!(site.database.max_id("test_business"), lower_granted - 1);
+    site.set_max_id(granted);
+    for server in [&lower, &upper] {
+        ids.push(server.await_status(ALLOC, 200).id());
+    }
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count, "no ID twice");
+}
+
+/// No row is ever negative, so one that is was set by hand, and no server may take it for a new one.
+#[test]
+fn a_negative_max_id_fences_every_server_that_sees_it() {
+    let site = Site::new();
+    let busy = site.setup().start();
+    assert_eq!(busy.get(&format!("{ALLOC}&count=100")).ids().len(), 100);
+    let granted = site.settled_max_id();
+    let other = site.dir.path().join("other.db");
+    let quiet = site.setup().key("WatermarkPath", other.to_str().unwrap()).key("PreloadTags", 0).start();
+    quiet.await_status("/health", 200);
+    site.set_max_id(-5);
+    await_fence(&quiet, granted);
+    await_fence(&busy, granted);
+    // One that has never seen anything else can only say so.
+    let last = site.dir.path().join("last.db");
+    let new = site.setup().key("WatermarkPath", last.to_str().unwrap()).start();
+    let refused = new.await_status(ALLOC, 503);
+    assert!(refused.body.contains("its max_id is negative in the table"), "{refused:?}");
+    assert_eq!(site.database.max_id("test_business"), -5, "a refused reservation changes nothing");
+    site.set_max_id(granted);
+    let ids = [&new, &quiet, &busy].map(|server| server.await_status(ALLOC, 200).id());
+    assert!(ids.iter().all(|id| *id >= granted), "{ids:?}");
 }
 
 #[test]
@@ -154,7 +209,7 @@ fn a_restart_does_not_forget_and_tag_advance_mends_the_row() {
     drop(server);
     site.set_max_id(0);
     let server = site.setup().start();
-    let mended = await_fence(&server, granted);
+    await_fence(&server, granted);
     let output = site.idalloc(&["tag", "advance", "test_business"]);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
@@ -164,8 +219,8 @@ fn a_restart_does_not_forget_and_tag_advance_mends_the_row() {
     drop(server);
     let output = site.idalloc(&["tag", "advance", "test_business"]);
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(site.database.max_id("test_business"), mended);
-    assert_eq!(site.setup().start().await_status(ALLOC, 200).id(), mended);
+    assert_eq!(site.database.max_id("test_business"), granted);
+    assert_eq!(site.setup().start().await_status(ALLOC, 200).id(), granted);
 }
 
 #[test]
@@ -173,10 +228,10 @@ fn tag_advance_works_beside_a_running_server_when_told_where_to() {
     let site = Site::new();
     let (server, granted) = site.serve_a_while();
     site.set_max_id(0);
-    let mended = await_fence(&server, granted);
-    let output = site.idalloc(&["tag", "advance", "test_business", "--to", &mended.to_string()]);
+    await_fence(&server, granted);
+    let output = site.idalloc(&["tag", "advance", "test_business", "--to", &granted.to_string()]);
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(server.await_status(ALLOC, 200).id(), mended);
+    assert_eq!(server.await_status(ALLOC, 200).id(), granted);
     let output = site.idalloc(&["tag", "advance", "nobody", "--to", "5"]);
     assert!(!output.status.success(), "no such row");
 }

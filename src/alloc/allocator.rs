@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::ending::join_until;
 use super::listing::{Lister, Listing, Missing, Visit};
 use super::monitor::{Monitor, Reservations};
+use super::readings::Readings;
 use super::refill::{Duty, RefillQueue, Refiller, StoreState};
 use super::sizing::{Latency, Policy};
 use super::skipped::{Reason, Skipped};
@@ -109,7 +110,9 @@ pub enum AllocError {
     #[error(transparent)]
     Fault(#[from] Fault),
     /// Only for leases.
-    #[error("fewer IDs than this lease asks for are left below 2^63")]
+    #[error(
+        "this lease asks for too many of the IDs left below 2^63: a lease takes at most a step, or a thousandth of them"
+    )]
     LeaseTooLarge,
     /// The allocator is closed.
     #[error("this server is shutting down")]
@@ -191,12 +194,15 @@ pub(super) struct Shared {
     pub queue: RefillQueue,
     pub listing: Listing,
     pub watermarks: Watermarks,
+    pub readings: Readings,
     pub latency: Mutex<Latency>,
     pub reservations: Reservations,
     pub skipped: Skipped,
     pub store_state: StoreState,
     /// The tags to preload that no refill thread has tried yet.
     pub preloading: Mutex<Vec<Arc<Tag>>>,
+    /// The rows that nobody can ask for, as the log was last told of them.
+    pub nameless_logged: Mutex<Vec<String>>,
     /// Tags that were found empty and may be so still.
     watched: Mutex<Vec<Arc<Tag>>>,
     closed: AtomicBool,
@@ -207,6 +213,7 @@ impl Shared {
         Self {
             config,
             watermarks,
+            readings: Readings::default(),
             directory: ArcSwap::default(),
             directory_writer: Mutex::default(),
             queue: RefillQueue::default(),
@@ -216,6 +223,7 @@ impl Shared {
             skipped: Skipped::default(),
             store_state: StoreState::default(),
             preloading: Mutex::default(),
+            nameless_logged: Mutex::default(),
             watched: Mutex::default(),
             closed: AtomicBool::new(false),
         }

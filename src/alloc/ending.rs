@@ -184,7 +184,7 @@ mod tests {
     use super::super::watermark::Watermarks;
     use super::super::{AllocatorConfig, OnRegression};
     use super::*;
-    use crate::store::{StoreReport, TagRow};
+    use crate::store::{Floor, Rows, StoreReport, TagRow};
 
     /// Gives back as it is told to.
     struct Scripted<F>(F);
@@ -194,20 +194,16 @@ mod tests {
             unreachable!("nobody looks")
         }
 
-        fn list_tags(&mut self, _limit: usize) -> Result<Vec<TagRow>, StoreError> {
+        fn list_tags(&mut self, _limit: usize) -> Result<Rows<TagRow>, StoreError> {
             unreachable!("nobody lists")
         }
 
-        fn reserve(&mut self, _tag: &str, _amount: i64) -> Result<i64, StoreError> {
+        fn reserve_above(&mut self, _tag: &str, _amount: i64, _floor: Floor) -> Result<i64, StoreError> {
             unreachable!("nobody reserves")
         }
 
         fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError> {
             (self.0)(rests)
-        }
-
-        fn raise(&mut self, _tag: &str, _to: i64) -> Result<bool, StoreError> {
-            unreachable!("nobody raises")
         }
     }
 

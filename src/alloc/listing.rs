@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use super::refill::{Task, backoff};
-use super::tag::{Fault, Tag, WaiterId};
+use super::tag::{Fault, Tag, WaiterId, step_fault};
 use super::{Directory, Shared};
-use crate::store::{SegmentStore, StoreError, TAGS_MAX, TagRow};
+use crate::store::{Rows, SegmentStore, StoreError, TAGS_MAX, TagRow, UnreadableRow};
 use crate::sync::lock;
 
 /// The shortest time between two listings.
@@ -237,6 +237,7 @@ impl Lister {
         }
         let began = Instant::now();
         let rows = self.store.list_tags(TAGS_MAX)?;
+        self.shared.readings.note(rows.iter().map(|row| (row.name.as_str(), row.max_id)));
         self.shared.apply(&rows, began);
         Ok(began.elapsed())
     }
@@ -259,37 +260,47 @@ impl Lister {
 }
 
 /// Says in the log which rows are found to be at fault that were not before.
-fn log_broken(known: &Directory, rows: &[TagRow]) {
-    let is_news = |row: &&TagRow| {
-        let fault = Fault::Step(row.step);
-        row.step < 1 && known.get(&row.name).and_then(|tag| tag.fault()).is_none_or(|before| before != fault)
+fn log_broken(known: &Directory, rows: &Rows<TagRow>) {
+    let steps = rows.iter().filter_map(|row| Some((row.name.as_str(), step_fault(row.step)?)));
+    let unreadable = rows.unreadable.iter();
+    let unreadable =
+        unreadable.filter_map(|row| Some((row.name.as_deref()?, Fault::unreadable(&row.reason))));
+    let is_news = |(name, fault): &(&str, Fault)| {
+        known.get(name).and_then(|tag| tag.fault()).is_none_or(|before| before != *fault)
     };
-    let mut broken = rows.iter().filter(is_news);
-    for row in broken.by_ref().take(BROKEN_LOGGED_MAX) {
-        error!(tag = row.name, "the tag gets no IDs: {}", Fault::Step(row.step));
+    let mut broken = steps.chain(unreadable).filter(is_news);
+    for (name, fault) in broken.by_ref().take(BROKEN_LOGGED_MAX) {
+        error!(tag = name, "the tag gets no IDs: {fault}");
     }
     let rest = broken.count();
     if rest > 0 {
-        error!(tags = rest, "more tags get no IDs, because their step is below 1 in the table");
+        error!(tags = rest, "more tags get no IDs, because of their rows in the table");
     }
+}
+
+/// The rows that cannot be read and whose tags can be asked for.
+fn named(unreadable: &[UnreadableRow]) -> impl Iterator<Item = (&str, &str)> {
+    unreadable.iter().filter_map(|row| Some((row.name.as_deref()?, row.reason.as_str())))
 }
 
 impl Shared {
     /// Brings the directory in line with the table's rows, as they were read from `read_at` on.
-    fn apply(&self, rows: &[TagRow], read_at: Instant) {
-        if rows.len() == TAGS_MAX {
+    fn apply(&self, rows: &Rows<TagRow>, read_at: Instant) {
+        if rows.total() == TAGS_MAX {
             warn!(limit = TAGS_MAX, "the table holds more tags than are served");
         }
         let now = Instant::now();
         let _only_writer = lock(&self.directory_writer);
         let known = self.directory.load_full();
         log_broken(&known, rows);
+        self.log_nameless(&rows.unreadable);
         let (mut new, mut first_new) = (Vec::new(), Vec::new());
-        for row in rows {
+        for row in rows.iter() {
             match known.get(row.name.as_str()) {
                 Some(tag) => self.observe(tag, row, read_at),
                 None => {
                     let tag = Arc::new(Tag::new(&row.name, row.step, self.config.policy.clone(), now));
+                    tag.observe_row(row.step, row.max_id, read_at);
                     if first_new.len() < self.config.preload_tags {
                         first_new.push(tag.clone());
                     }
@@ -297,11 +308,32 @@ impl Shared {
                 }
             }
         }
-        if !new.is_empty() || known.len() + new.len() != rows.len() {
+        for (name, reason) in named(&rows.unreadable) {
+            let tag = known.get(name).cloned().unwrap_or_else(|| {
+                let tag = Arc::new(Tag::new(name, 1, self.config.policy.clone(), now));
+                new.push(tag.clone());
+                tag
+            });
+            tag.observe_unreadable(reason);
+        }
+        if !new.is_empty() || known.len() + new.len() != rows.len() + named(&rows.unreadable).count() {
             self.replace_directory(&known, rows, new);
         }
         if !self.listing.succeeded_once() {
             self.preload(first_new);
+        }
+    }
+
+    /// Says in the log which rows nobody can ask for, if there are others than before.
+    fn log_nameless(&self, unreadable: &[UnreadableRow]) {
+        let nameless = unreadable.iter().filter(|row| row.name.is_none());
+        let reasons: Vec<&str> = nameless.map(|row| row.reason.as_str()).take(BROKEN_LOGGED_MAX).collect();
+        let mut logged = lock(&self.nameless_logged);
+        if *logged != reasons {
+            for reason in &reasons {
+                error!("a row of the table cannot be served: {reason}");
+            }
+            *logged = reasons.into_iter().map(str::to_owned).collect();
         }
     }
 
@@ -313,9 +345,12 @@ impl Shared {
         self.enqueue(tag, mended);
     }
 
-    fn replace_directory(&self, known: &Directory, rows: &[TagRow], new: Vec<Arc<Tag>>) {
-        let listed: HashSet<&str, foldhash::fast::RandomState> =
-            rows.iter().map(|row| row.name.as_str()).collect();
+    fn replace_directory(&self, known: &Directory, rows: &Rows<TagRow>, new: Vec<Arc<Tag>>) {
+        let listed: HashSet<&str, foldhash::fast::RandomState> = rows
+            .iter()
+            .map(|row| row.name.as_str())
+            .chain(named(&rows.unreadable).map(|(name, _)| name))
+            .collect();
         let (kept, gone): (Vec<_>, Vec<_>) = known.tags().partition(|tag| listed.contains(tag.name()));
         info!(new = new.len(), gone = gone.len(), total = kept.len() + new.len(), "the table's tags changed");
         self.directory.store(Arc::new(Directory::of(kept.into_iter().cloned().chain(new))));

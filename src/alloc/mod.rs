@@ -19,6 +19,8 @@ mod listing;
 #[cfg(not(loom))]
 pub mod monitor;
 #[cfg(not(loom))]
+mod readings;
+#[cfg(not(loom))]
 mod refill;
 #[cfg(not(loom))]
 pub mod skipped;

@@ -39,11 +39,12 @@ pub struct StoreStatus {
 }
 
 /// Every kind of reservation that failed, as [`ReservationFigures::failed`] counts them.
-pub const FAILURE_KINDS: [&str; 9] = [
+pub const FAILURE_KINDS: [&str; 10] = [
     "unavailable",
     "read_only",
     "contended",
     "unknown_tag",
+    "gone_back",
     "overflow",
     "schema",
     "denied",
@@ -58,8 +59,9 @@ fn kind(error: &StoreError) -> &'static str {
         StoreError::ReadOnly(_) => "read_only",
         StoreError::Contended(_) => "contended",
         StoreError::UnknownTag => "unknown_tag",
+        StoreError::GoneBack { .. } => "gone_back",
         StoreError::Overflow { .. } => "overflow",
-        StoreError::Schema(_) => "schema",
+        StoreError::Schema(_) | StoreError::Unreadable(_) => "schema",
         StoreError::Denied(_) => "denied",
         // A reservation writes no value that a column might not hold, and adds no row.
         StoreError::Unexpected(_) | StoreError::TagExists(_) | StoreError::Invalid(_) => "unexpected",
@@ -224,6 +226,7 @@ mod tests {
             StoreError::ReadOnly(text()),
             StoreError::Contended(text()),
             StoreError::UnknownTag,
+            StoreError::GoneBack { max_id: 1 },
             StoreError::Overflow { max_id: 1 },
             StoreError::Schema(text()),
             StoreError::Denied(text()),

@@ -14,7 +14,7 @@ use super::tag::{Discarded, Entry, Fault, Job, Tag, Urgency};
 use super::watermark::Refusal;
 use super::{OnRegression, Shared};
 use crate::segment::IdRange;
-use crate::store::{SegmentStore, StoreError};
+use crate::store::{Floor, SegmentStore, StoreError};
 use crate::sync::lock;
 
 /// Reservations for one tag before the next tag has its turn.
@@ -360,6 +360,7 @@ impl Refiller {
         match self.reserve(tag, job.amount()) {
             Ok(range) => self.hand_over(tag, job, range),
             Err(StoreError::Overflow { max_id }) => self.take_the_last(tag, job, max_id),
+            Err(StoreError::GoneBack { max_id }) => self.regressed(tag, job, max_id),
             Err(error) => Err(error.into()),
         }
     }
@@ -385,9 +386,18 @@ impl Refiller {
         }
     }
 
+    /// Reserves only above what was granted before: a row below that is refused, and stays as it is.
     fn reserve(&mut self, tag: &Tag, amount: i64) -> Result<IdRange, StoreError> {
+        self.reserve_above(tag, amount, Floor::Refuse(self.granted(tag)))
+    }
+
+    fn granted(&self, tag: &Tag) -> i64 {
+        self.shared.watermarks.get(tag.name()).unwrap_or(0)
+    }
+
+    fn reserve_above(&mut self, tag: &Tag, amount: i64, floor: Floor) -> Result<IdRange, StoreError> {
         let asked = Instant::now();
-        let answer = self.store.reserve(tag.name(), amount);
+        let answer = self.store.reserve_above(tag.name(), amount, floor);
         self.shared.reservations.observe(asked, &answer);
         if self.store.is_in_doubt() {
             self.shared.skipped.note_unknown(tag.name(), amount);
@@ -403,8 +413,15 @@ impl Refiller {
 
     fn hand_over(&mut self, tag: &Arc<Tag>, job: Job, range: IdRange) -> Result<(), Failure> {
         match self.publish(tag, job, range) {
-            Err(Refusal::Behind(granted)) => self.look_again(tag, job, range, granted),
-            published => self.conclude(tag, job, range, published),
+            Ok(()) => Ok(()),
+            Err(Refusal::Behind(granted)) => Err(self.discard_repeated(tag, range, granted).into()),
+            Err(Refusal::NotDurable(_)) => {
+                self.shared.reservations.note_not_durable();
+                if let Some(discarded) = tag.keep_undurable(job, range) {
+                    self.shared.skipped.note(tag.name(), discarded, Reason::NoTaker);
+                }
+                Err(Failure::NotDurable)
+            }
         }
     }
 
@@ -426,52 +443,32 @@ impl Refiller {
         Ok(())
     }
 
-    fn conclude(
-        &mut self,
-        tag: &Arc<Tag>,
-        job: Job,
-        range: IdRange,
-        published: Result<(), Refusal>,
-    ) -> Result<(), Failure> {
-        match published {
-            Ok(()) => Ok(()),
-            Err(Refusal::Behind(granted)) => Ok(self.regressed(tag, range, granted)?),
-            Err(Refusal::NotDurable(_)) => {
-                self.shared.reservations.note_not_durable();
-                if let Some(discarded) = tag.keep_undurable(job, range) {
-                    self.shared.skipped.note(tag.name(), discarded, Reason::NoTaker);
-                }
-                Err(Failure::NotDurable)
-            }
-        }
-    }
-
-    /// The store says that it granted what was granted before. That may be the reply to an earlier statement of this session:
-    /// then the row is above what was asked for now as well, and a new session finds it there.
-    fn look_again(&mut self, tag: &Arc<Tag>, job: Job, range: IdRange, granted: i64) -> Result<(), Failure> {
+    /// The answer grants what was granted before, which the reservation has ruled out: it is the answer to an earlier
+    /// statement, and the next one might be that to this.
+    fn discard_repeated(&mut self, tag: &Tag, range: IdRange, granted: i64) -> StoreError {
         self.store.forget_session();
-        let again = self.reserve(tag, job.amount())?;
-        let unheard_of = granted.saturating_add_unsigned(range.len());
-        if again.start < unheard_of {
-            return Ok(self.regressed(tag, again, granted)?);
-        }
-        warn!(tag = tag.name(), ids = ?range, "the store repeated a reply: the session with it is given up");
-        let published = self.publish(tag, job, again);
-        self.conclude(tag, job, again, published)
+        warn!(tag = tag.name(), ids = ?range, granted, "the store repeated an answer: the session with it is given up");
+        StoreError::Unexpected(format!("it granted {range:?}, below {granted}, once more"))
     }
 
-    /// The store has lost a commit: what it granted now, it granted before.
-    fn regressed(&mut self, tag: &Arc<Tag>, range: IdRange, granted: i64) -> Result<(), StoreError> {
-        if self.shared.config.on_regression == OnRegression::Advance {
-            warn!(tag = tag.name(), ids = ?range, granted, "the store has gone back: raising max_id, as OnRegression says");
+    /// The store has lost commits: its row, which is at `max_id`, is below what was granted. The row stays as it is until
+    /// an operator raises it, unless OnRegression says that this server may.
+    fn regressed(&mut self, tag: &Arc<Tag>, job: Job, max_id: i64) -> Result<(), Failure> {
+        // Where no row ever is, nobody has given back to: then what was read counts as well.
+        let seen = self.shared.readings.highest(tag.name()).filter(|_| max_id < 0);
+        let granted = self.granted(tag).max(seen.unwrap_or(0));
+        if self.shared.config.on_regression == OnRegression::Advance && granted > 0 {
+            warn!(
+                tag = tag.name(),
+                max_id, granted, "the store has gone back: raising max_id, as OnRegression says"
+            );
+            // The store may have granted to others since what is in memory here.
             self.shared.skipped.note_all(tag.name(), &tag.withdraw(), Reason::StoreGoneBack);
-            return self.store.raise(tag.name(), granted).map(drop);
+            let range = self.reserve_above(tag, job.amount(), Floor::Raise(granted))?;
+            return self.hand_over(tag, job, range);
         }
         self.shared.reservations.note_fence();
-        // The refused reservation has lifted the row. It must not make it look mended before somebody has found out what was
-        // lost; and it cannot be taken back: the reply might be that to an earlier one, which was handed out.
-        let granted = self.shared.watermarks.raise_above(tag.name(), range.end);
-        self.refuse(tag, Fault::Regression { granted });
+        self.refuse(tag, if granted > 0 { Fault::Regression { granted } } else { Fault::NegativeMaxId });
         Ok(())
     }
 
@@ -499,9 +496,11 @@ impl Refiller {
                 self.shared.retire(tag);
                 self.shared.listing.request();
             }
+            StoreError::Unreadable(reason) => self.refuse(tag, Fault::unreadable(&reason)),
             // An overflow that gets here means that another node took of the rest meanwhile.
             StoreError::Contended(_)
             | StoreError::Unexpected(_)
+            | StoreError::GoneBack { .. }
             | StoreError::Overflow { .. }
             | StoreError::TagExists(_)
             | StoreError::Invalid(_) => {

@@ -1,7 +1,7 @@
 //! How much to reserve, and when: pure arithmetic over what was measured.
 //!
 //! A reservation is `rate x SegmentSeconds` IDs, rounded up to whole steps and kept between `step` and
-//! `MaxStepFactor x step`. It is due as soon as what stands by *behind* the head would not outlast
+//! `MaxStepFactor x step`, and to a small part of what is left below 2^63. It is due as soon as what stands by *behind* the head would not outlast
 //! `LATENCIES_AHEAD` reservations. So a quiet tag reserves exactly `step` and holds two segments, and a busy one
 //! asks the store about once in `SegmentSeconds`.
 
@@ -50,6 +50,8 @@ pub struct Demand {
     pub waited_for: u64,
     /// The most that one caller is waiting for.
     pub waited_for_most: u64,
+    /// The most that one reservation may take: at least a step.
+    pub reservation_max: i64,
 }
 
 /// How many IDs to reserve now, or `None` when the chain holds enough.
@@ -71,6 +73,7 @@ fn amount(demand: &Demand, policy: &Policy) -> i64 {
     let paced = (demand.rate_per_s * policy.segment_seconds) as u64;
     let wanted = paced.max(demand.waited_for.saturating_sub(demand.left));
     let steps_max = policy.step_factor_max.max(steps_for(demand.waited_for_most, demand.step));
+    let steps_max = steps_max.min(demand.reservation_max / demand.step).max(1);
     steps_for(wanted, demand.step).clamp(1, steps_max).saturating_mul(demand.step)
 }
 
@@ -171,6 +174,7 @@ mod tests {
         left: 0,
         waited_for: 0,
         waited_for_most: 0,
+        reservation_max: i64::MAX,
     };
 
     #[test]
@@ -210,6 +214,15 @@ mod tests {
         assert_eq!(reservation(&batch), Some(10_000), "one large caller may exceed the factor");
         let full = Demand { segments: CHAIN_SEGMENTS_MAX, left: 9_999, standby: 9_000, ..batch };
         assert!(reservation(&full).is_some(), "and the chain's limit");
+    }
+
+    #[test]
+    fn near_the_end_a_reservation_takes_no_more_than_it_may() {
+        let near = Demand { rate_per_s: 50_000.0, reservation_max: 7_999, ..QUIET };
+        assert_eq!(reservation(&near), Some(7_000), "whole steps");
+        assert_eq!(reservation(&Demand { reservation_max: 1, ..near }), Some(1000), "but one");
+        let batch = Demand { waited_for: 100_000, waited_for_most: 100_000, ..near };
+        assert_eq!(reservation(&batch), Some(7_000), "a batch may be of many segments");
     }
 
     #[test]
@@ -263,6 +276,7 @@ mod tests {
                 left: standby + head,
                 waited_for,
                 waited_for_most: waited_for.min(1_000_000),
+                reservation_max: i64::MAX,
             })
     }
 

@@ -25,6 +25,7 @@ use compact_str::CompactString;
 use smallvec::SmallVec;
 
 use super::sizing::{self, CHAIN_SEGMENTS_MAX, Demand, Pace, Policy};
+use crate::bounds::{STEP_MAX, reservation_max};
 use crate::episode::Episode;
 use crate::segment::{Claim, IdRange, Segment};
 use crate::sync::{ArcSwapOption, Mutex, MutexGuard, lock};
@@ -33,10 +34,13 @@ use crate::sync::{ArcSwapOption, Mutex, MutexGuard, lock};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The row's step cannot be reserved.
-    #[error("its step is {0} in the table; it must be 1 or more")]
+    #[error("its step is {0} in the table; it must be 1 to {STEP_MAX}")]
     Step(i64),
-    /// The row's `max_id` would yield IDs below 1.
-    #[error("its max_id is negative in the table; it must be 0 or more")]
+    /// Something in the row is not what it must be.
+    #[error("its row in the table cannot be read: {0}")]
+    Unreadable(Box<CompactString>),
+    /// The row's `max_id` is below every ID that there ever was, and nobody here has seen it where it belongs.
+    #[error("its max_id is negative in the table; raise it above all IDs that were handed out")]
     NegativeMaxId,
     /// The store's row is behind what this process was granted: a commit was lost.
     #[error(
@@ -50,6 +54,13 @@ pub enum Fault {
     /// 2^63 is reached.
     #[error("all its IDs below 2^63 are handed out")]
     Exhausted,
+}
+
+impl Fault {
+    /// What is wrong with a row that cannot be read.
+    pub fn unreadable(reason: &str) -> Self {
+        Self::Unreadable(Box::new(reason.into()))
+    }
 }
 
 /// A tag: the head of its chain, and what surrounds it. There may be a hundred thousand, so what few of them need is boxed.
@@ -81,12 +92,12 @@ struct State {
     /// How many IDs were ever put into the chain, without those that were taken out again: because the store had gone back,
     /// or at the end.
     appended: u64,
-    /// How many IDs were ever reserved for one caller, and taken.
-    leased: u64,
-    /// One past the highest of these.
-    leased_end: i64,
+    /// What was ever reserved for one caller, and taken.
+    leased: Option<Box<Leased>>,
     newest: Option<Reserved>,
     step: i64,
+    /// The highest `max_id` that was seen, read or granted.
+    max_id_seen: i64,
     pace: Pace,
     /// By the order in which they came.
     waiters: BTreeMap<WaiterId, Waiter>,
@@ -103,6 +114,13 @@ struct State {
     failures: u32,
     /// Those of them that failed because of the tag's row.
     row_failures: u32,
+}
+
+#[derive(Default)]
+struct Leased {
+    ids: u64,
+    /// One past the highest of them.
+    end: i64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -191,7 +209,7 @@ pub enum Parked {
         /// As for `Waiting`.
         watch: bool,
     },
-    /// No range as long as this lease is left below 2^63.
+    /// The lease asks for more than one reservation may take of what is left below 2^63.
     TooLarge,
     /// The tag was closed.
     Closed,
@@ -318,10 +336,10 @@ impl Tag {
             gone_back: false,
             began_at_zero: false,
             appended: 0,
-            leased: 0,
-            leased_end: 0,
+            leased: None,
             newest: None,
             step,
+            max_id_seen: 0,
             pace: Pace::new(now),
             waiters: BTreeMap::new(),
             next_waiter: 0,
@@ -389,6 +407,9 @@ impl Tag {
         let watch = (left == 0 || matches!(need, Need::Supply(_))) && state.note_unmet(left, now);
         if let Some(fault) = state.fault.clone() {
             return Parked::Fault { fault, watch };
+        }
+        if matches!(need, Need::Lease(ids) if state.exceeds_reservation(ids)) {
+            return Parked::TooLarge;
         }
         state.register(need, waker, id);
         Parked::Waiting { enqueue: state.request(Urgency::Urgent), watch }
@@ -462,7 +483,7 @@ impl Tag {
             step: state.step,
             left,
             segments,
-            issued: state.appended - left + state.leased,
+            issued: state.appended - left + state.leased.as_ref().map_or(0, |leased| leased.ids),
             newest: state.newest,
         }
     }
@@ -501,6 +522,7 @@ impl Tag {
             left,
             waited_for: state.supplies_waited_for().fold(0, u64::saturating_add),
             waited_for_most: state.supplies_waited_for().max().unwrap_or(0),
+            reservation_max: reservation_max(state.max_id_seen, state.step),
         }
     }
 
@@ -686,11 +708,8 @@ impl Tag {
         }
         state.failures = 0;
         state.granted = Some(Granted { end: granted.end, at: Instant::now() });
+        state.max_id_seen = state.max_id_seen.max(granted.end);
         state.newest = Some(Reserved { amount: granted.len(), at: SystemTime::now() });
-        if granted.start < 0 {
-            state.fail_all(Fault::NegativeMaxId);
-            return Some(Discarded(granted));
-        }
         match job {
             Job::Extend(_) => self.append_or_discard(&mut state, granted),
             // An ID of 0 would leave the lease one short: it is served by the next reservation.
@@ -758,9 +777,11 @@ impl Tag {
     pub fn observe_row(&self, step: i64, max_id: i64, read_at: Instant) -> Option<Urgency> {
         let mut state = self.lock();
         state.step = step;
+        state.max_id_seen = state.max_id_seen.max(max_id);
         state.gone_back |= state.granted.is_some_and(|granted| granted.end > max_id && granted.at < read_at);
         let mended = match state.fault {
-            Some(Fault::Step(_)) => step >= 1,
+            Some(Fault::Step(_)) => step_fault(step).is_none(),
+            Some(Fault::Unreadable(_)) => true,
             Some(Fault::NegativeMaxId) => max_id >= 0,
             Some(Fault::Regression { granted }) => max_id >= granted,
             Some(Fault::Exhausted) => max_id < i64::MAX,
@@ -779,6 +800,11 @@ impl Tag {
         }
     }
 
+    /// Takes note that the row was read, and what is wrong with it.
+    pub fn observe_unreadable(&self, reason: &str) {
+        self.lock().fail_all(Fault::unreadable(reason));
+    }
+
     /// Ends the tag: nothing is claimed after this, and everybody who waits is woken to learn of it.
     pub fn close(&self) -> Closed {
         let mut state = self.lock();
@@ -792,7 +818,7 @@ impl Tag {
         let is_trusted = !state.is_fenced() && !state.gone_back;
         let newest = skipped.pop_if(|newest| is_trusted && Some(newest.end) == newest_end);
         let start = |ids: IdRange| if ids.start == 1 && state.began_at_zero { 0 } else { ids.start };
-        let leased_end = (state.leased > 0).then_some(state.leased_end);
+        let leased_end = state.leased.as_ref().map(|leased| leased.end);
         Closed {
             handed_out_end: state.ends.last().copied().max(leased_end).filter(|_| is_trusted),
             unclaimed: newest.map(|ids| IdRange { start: start(ids), ..ids }),
@@ -889,8 +915,9 @@ impl TagHandle {
     }
 }
 
-fn step_fault(step: i64) -> Option<Fault> {
-    (step < 1).then_some(Fault::Step(step))
+/// What is wrong with a step.
+pub fn step_fault(step: i64) -> Option<Fault> {
+    (!(1..=STEP_MAX).contains(&step)).then_some(Fault::Step(step))
 }
 
 impl State {
@@ -914,7 +941,7 @@ impl State {
     fn condition(&self, left: u64, grace: Duration, now: Instant) -> TagState {
         match &self.fault {
             Some(Fault::Regression { .. }) => TagState::Fenced,
-            Some(Fault::Step(_) | Fault::NegativeMaxId) => TagState::Broken,
+            Some(Fault::Step(_) | Fault::Unreadable(_) | Fault::NegativeMaxId) => TagState::Broken,
             Some(Fault::Exhausted) => TagState::Exhausted,
             None if self.hunger(left, grace, now) == Hunger::Starving => TagState::Starving,
             None if self.tail.is_none() => TagState::Idle,
@@ -968,8 +995,9 @@ impl State {
 
     fn take_lease(&mut self, id: Option<WaiterId>) -> Option<IdRange> {
         let range = self.waiters.get_mut(&id?)?.lease.withdraw()?;
-        self.leased_end = self.leased_end.max(range.end);
-        self.leased += range.len();
+        let leased = self.leased.get_or_insert_default();
+        leased.end = leased.end.max(range.end);
+        leased.ids += range.len();
         Some(range)
     }
 
@@ -1033,6 +1061,10 @@ impl State {
         true
     }
 
+    fn exceeds_reservation(&self, ids: u64) -> bool {
+        ids > reservation_max(self.max_id_seen, self.step).unsigned_abs()
+    }
+
     fn is_too_large(&self, id: Option<WaiterId>) -> bool {
         id.and_then(|id| self.waiters.get(&id)).is_some_and(|waiter| waiter.lease == Lease::TooLarge)
     }
@@ -1040,7 +1072,10 @@ impl State {
     /// Takes note that a caller found too little. True when the tag must be put on the watch list. A row that no server
     /// can serve is its operator's affair: it must not take every one of them out of the load balancer.
     fn note_unmet(&mut self, left: u64, now: Instant) -> bool {
-        if matches!(self.fault, Some(Fault::Step(_) | Fault::NegativeMaxId | Fault::Exhausted)) {
+        if matches!(
+            self.fault,
+            Some(Fault::Step(_) | Fault::Unreadable(_) | Fault::NegativeMaxId | Fault::Exhausted)
+        ) {
             return false;
         }
         self.unmet.get_or_insert(Unmet { since: now, left });

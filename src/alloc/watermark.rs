@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::episode::Episode;
 use crate::segment::IdRange;
@@ -116,22 +116,6 @@ impl Watermarks {
         write(&mut file, &[(tag, granted.end)]).map_err(Refusal::NotDurable)?;
         lock(&self.marks).entry(tag.into()).or_default().end = granted.end;
         Ok(())
-    }
-
-    /// Raises the tag's watermark above `end`, if it is not, and returns it: a row at `end` is to be refused. If it cannot
-    /// be made durable, it holds for as long as this process lives.
-    pub fn raise_above(&self, tag: &str, end: i64) -> i64 {
-        let mut file = lock(&self.file);
-        let end = {
-            let mut marks = lock(&self.marks);
-            let mark = marks.entry(tag.into()).or_default();
-            mark.end = mark.end.max(end.saturating_add(1));
-            mark.end
-        };
-        if let Err(cause) = write(&mut file, &[(tag, end)]) {
-            warn!(tag, end, %cause, "the watermark is not durable");
-        }
-        end
     }
 
     /// Lowers watermarks to one past the highest ID that was handed out of each tag, when no more will be: what lies
@@ -255,16 +239,6 @@ mod tests {
             Err(Refusal::Behind(end)) => Some(end),
             _ => None,
         }
-    }
-
-    #[test]
-    fn a_mark_is_raised_above_what_was_refused_and_never_lowered_by_it() {
-        let marks = Watermarks::default();
-        assert!(marks.advance("a", range(100, 200)).is_ok());
-        assert_eq!(marks.raise_above("a", 150), 200);
-        assert_eq!(marks.raise_above("a", 200), 201);
-        assert_eq!(behind(marks.advance("a", range(200, 300))), Some(201));
-        assert_eq!(marks.raise_above("a", i64::MAX), i64::MAX);
     }
 
     #[test]

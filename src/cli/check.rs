@@ -2,10 +2,15 @@
 
 use std::path::Path;
 
-use idalloc::store;
+use idalloc::store::tag::check_step;
+use idalloc::store::{self, Rows, TagRow};
 
-use super::output::print;
+use super::output::{print, shown};
+use super::tag::fault_line;
 use super::{RunError, load};
+
+/// The most rows at fault that are shown one by one.
+const FAULTS_SHOWN_MAX: usize = 100;
 
 pub(super) fn check(file: Option<&Path>) -> Result<(), RunError> {
     let config = load(file)?;
@@ -16,5 +21,24 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), RunError> {
     lines.extend(report.facts.iter().map(|fact| format!("  good: {fact}")));
     lines.extend(report.warnings.iter().map(|warning| format!("  warning: {warning}")));
     print(&lines.join("\n"))?;
-    Ok(print(&format!("tags: {}", store.list_tags(store::TAGS_MAX)?.len()))?)
+    let rows = store.list_tags(store::TAGS_MAX)?;
+    print(&format!("tags: {}", rows.total()))?;
+    let faults = faults(&rows);
+    if faults.is_empty() {
+        return Ok(());
+    }
+    for fault in faults.iter().take(FAULTS_SHOWN_MAX) {
+        print(&format!("  fault: {fault}"))?;
+    }
+    Err(RunError::RowsAtFault(faults.len()))
+}
+
+/// The rows that get no IDs, in words.
+fn faults(rows: &Rows<TagRow>) -> Vec<String> {
+    let unreadable = rows.unreadable.iter().map(fault_line);
+    let steps = rows.iter().filter_map(|row| {
+        let fault = check_step(row.step).err()?;
+        Some(format!("the tag {}: {fault}", shown(&row.name)))
+    });
+    unreadable.chain(steps).collect()
 }

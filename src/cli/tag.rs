@@ -6,10 +6,11 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::CellAlignment::{Left, Right};
+use idalloc::bounds::{MAX_ID_MAX, STEP_MAX};
 use idalloc::config::Config;
 use idalloc::store::change::{self, ChangeError, Changed, RowChange};
 use idalloc::store::tag::{check_description, check_max_id, check_new_name, check_start, check_step};
-use idalloc::store::{self, InvalidField, StoreError, TagDetails, TagStore};
+use idalloc::store::{self, InvalidField, Rows, StoreError, TagDetails, TagStore, UnreadableRow};
 use serde_json::{Value, json};
 
 use super::output::{Column, complain, print, print_json, shown, table};
@@ -78,7 +79,7 @@ pub(super) struct Add {
     /// The tag: 1 to 128 bytes
     #[arg(value_parser = parse_name)]
     tag: String,
-    /// The smallest reservation, in IDs: what a quiet tag takes at once, and how large a gap a crash may leave
+    /// The smallest reservation, in IDs, up to 1000000000: what a quiet tag takes at once, and how large a gap a crash may leave
     #[arg(long, value_name = "N", value_parser = parse_step, allow_negative_numbers = true)]
     step: i64,
     /// The first ID
@@ -161,19 +162,19 @@ fn parse_description(text: &str) -> Result<String, InvalidField> {
 }
 
 fn parse_step(text: &str) -> Result<i64, String> {
-    parse_number(text, check_step)
+    parse_number(text, STEP_MAX, check_step)
 }
 
 fn parse_start(text: &str) -> Result<i64, String> {
-    parse_number(text, check_start)
+    parse_number(text, MAX_ID_MAX, check_start)
 }
 
 fn parse_max_id(text: &str) -> Result<i64, String> {
-    parse_number(text, check_max_id)
+    parse_number(text, i64::MAX, check_max_id)
 }
 
-fn parse_number(text: &str, check: fn(i64) -> Result<(), InvalidField>) -> Result<i64, String> {
-    let number = text.parse().map_err(|_| format!("allowed is a whole number, 1 to {}", i64::MAX))?;
+fn parse_number(text: &str, max: i64, check: fn(i64) -> Result<(), InvalidField>) -> Result<i64, String> {
+    let number = text.parse().map_err(|_| format!("allowed is a whole number, 1 to {max}"))?;
     check(number).map(|()| number).map_err(|error| error.to_string())
 }
 
@@ -181,13 +182,15 @@ fn parse_number(text: &str, check: fn(i64) -> Result<(), InvalidField>) -> Resul
 
 fn list(args: &List) -> Result<(), RunError> {
     let mut store = open(&args.common.config)?.store;
-    let mut tags = store.list_details(store::TAGS_MAX)?;
-    if tags.len() == store::TAGS_MAX {
+    let rows = store.list_details(store::TAGS_MAX)?;
+    if rows.total() == store::TAGS_MAX {
         complain(&format!("the table holds more tags; these are the first {}", store::TAGS_MAX));
     }
+    let Rows { readable: mut tags, unreadable: mut broken } = rows;
     if let Some(text) = &args.search {
         let text = text.to_lowercase();
         tags.retain(|tag| tag.name.to_lowercase().contains(&text));
+        broken.retain(|row| row.name.as_ref().is_none_or(|name| name.to_lowercase().contains(&text)));
     }
     match args.sort {
         Sort::AppTag => tags.sort_by(|a, b| a.name.cmp(&b.name)),
@@ -196,7 +199,11 @@ fn list(args: &List) -> Result<(), RunError> {
         Sort::Recent => {}
     }
     if args.common.json {
-        return Ok(print_json(&tags.iter().map(tag_json).collect())?);
+        let broken = broken.iter().map(|row| json!({ "app_tag": row.name, "fault": row.reason }));
+        return Ok(print_json(&tags.iter().map(tag_json).chain(broken).collect())?);
+    }
+    for row in &broken {
+        complain(&fault_line(row));
     }
     let mut columns = vec![
         Column { title: "APP_TAG", alignment: Left },
@@ -211,6 +218,14 @@ fn list(args: &List) -> Result<(), RunError> {
         row
     };
     Ok(print(&table(&columns, tags.iter().map(row)))?)
+}
+
+/// A row that is in no table of ours, in words.
+pub(super) fn fault_line(UnreadableRow { name, reason }: &UnreadableRow) -> String {
+    match name {
+        Some(name) => format!("the row of the tag {} cannot be read: {reason}", shown(name)),
+        None => format!("a row cannot be served: {reason}"),
+    }
 }
 
 fn shown_description(tag: &TagDetails) -> Cow<'_, str> {

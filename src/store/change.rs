@@ -182,7 +182,7 @@ fn check_target(
     watermark: Option<i64>,
 ) -> Result<(), ChangeError> {
     check_raise(field, present, to)
-        .and_then(|()| check_room(field, to, step))
+        .and_then(|()| check_room(field, present, to, step))
         .and_then(|()| check_watermark(field, to, watermark))
         .map_err(ChangeError::Conflict)
 }

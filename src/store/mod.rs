@@ -5,15 +5,18 @@
 
 pub mod change;
 pub mod mysql;
+mod rows;
 pub mod sqlite;
 pub mod tag;
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Identifier, TableSpec};
 use crate::dsn::Dsn;
 
+pub use rows::{Rows, UnreadableRow};
 pub use tag::{InvalidField, TagDetails};
 
 /// The most rows that [`SegmentStore::list_tags`] is ever asked for; a table may hold more, the rest is not served.
@@ -52,6 +55,35 @@ pub struct StoreReport {
     pub warnings: Vec<String>,
 }
 
+/// What a reservation does with a row whose `max_id` is lower than it may be. Neither number is negative: no row that
+/// was ever handed out from is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Floor {
+    /// A row below this stays as it is: the reservation is refused.
+    Refuse(i64),
+    /// A row below this is raised to it, and reserved from there.
+    Raise(i64),
+}
+
+impl Floor {
+    /// The lowest ID that may be granted.
+    #[must_use]
+    pub fn first_allowed(self) -> i64 {
+        match self {
+            Self::Refuse(first) | Self::Raise(first) => first.max(0),
+        }
+    }
+
+    /// The lowest `max_id` of a row that may be reserved from.
+    #[must_use]
+    pub fn max_id_min(self) -> i64 {
+        match self {
+            Self::Refuse(_) => self.first_allowed(),
+            Self::Raise(_) => i64::MIN,
+        }
+    }
+}
+
 /// One session with the store, used by one thread.
 pub trait SegmentStore: Send {
     /// The host that the session is connected to; `None` if it is not, or if the store has no hosts.
@@ -78,16 +110,17 @@ pub trait SegmentStore: Send {
     ///
     /// # Errors
     /// Any [`StoreError`] but `UnknownTag` and `Overflow`.
-    fn list_tags(&mut self, limit: usize) -> Result<Vec<TagRow>, StoreError>;
+    fn list_tags(&mut self, limit: usize) -> Result<Rows<TagRow>, StoreError>;
 
     /// Raises the row's `max_id` by `amount` IDs (at least 1) and returns its new value: the granted range is
-    /// `[returned - amount, returned)`. A negative `max_id` counts as 0. Returns only after the store acknowledged
+    /// `[returned - amount, returned)`, and does not start below `floor`. Returns only after the store acknowledged
     /// the commit.
     ///
     /// # Errors
+    /// [`StoreError::GoneBack`] where `floor` refuses the row, which then stays as it is.
     /// After any error the caller owns nothing. Where the outcome is unknown (`Unavailable`, `Unexpected`) the
     /// range may have been reserved in the store all the same; it is then a gap.
-    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError>;
+    fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError>;
 
     /// Whether the newest reservation failed and may have been made all the same: it was sent, and what came of it is
     /// unknown.
@@ -103,12 +136,6 @@ pub trait SegmentStore: Send {
     /// `UnknownTag`; after the others that is unknown, and the same must not be asked again: a row may have been lowered,
     /// and raised to where it was by somebody else.
     fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError>;
-
-    /// Raises the row's `max_id` to `to`, if it is below; says whether it did.
-    ///
-    /// # Errors
-    /// Any [`StoreError`]; the row is then as it was, or raised all the same.
-    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError>;
 }
 
 /// The operator's end of the store: its rows one by one. Tags are compared byte by byte, whatever the column's
@@ -124,20 +151,26 @@ pub trait TagStore: SegmentStore {
     /// The tag's row.
     ///
     /// # Errors
-    /// Any [`StoreError`] but `UnknownTag` and `Overflow`.
+    /// [`StoreError::Unreadable`]; any other but `UnknownTag` and `Overflow`.
     fn find(&mut self, tag: &str) -> Result<Option<TagDetails>, StoreError>;
 
     /// The first `limit` rows, as [`SegmentStore::list_tags`] has them, with their descriptions.
     ///
     /// # Errors
     /// Any [`StoreError`] but `UnknownTag` and `Overflow`.
-    fn list_details(&mut self, limit: usize) -> Result<Vec<TagDetails>, StoreError>;
+    fn list_details(&mut self, limit: usize) -> Result<Rows<TagDetails>, StoreError>;
 
     /// Adds a row. A description of `None` leaves it to the column's default.
     ///
     /// # Errors
     /// [`StoreError::TagExists`]; [`StoreError::Invalid`] where a column does not hold the value, or is not there.
     fn insert(&mut self, tag: &TagDetails) -> Result<(), StoreError>;
+
+    /// Raises the row's `max_id` to `to`, if it is below; says whether it did.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the row is then as it was, or raised all the same.
+    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError>;
 
     /// Sets the row's `step`, which must be 1 or more.
     ///
@@ -231,6 +264,29 @@ fn canonical_path(path: &Path) -> PathBuf {
     })
 }
 
+/// What `max_id` a row may have for `amount` IDs to be reserved of it.
+fn allowed_max_ids(amount: i64, floor: Floor) -> Result<RangeInclusive<i64>, StoreError> {
+    if amount < 1 {
+        return Err(StoreError::Unexpected(format!("asked to reserve {amount} IDs")));
+    }
+    let max_id_max = i64::MAX - amount;
+    if matches!(floor, Floor::Raise(first) if first > max_id_max) {
+        return Err(StoreError::Overflow { max_id: floor.first_allowed() });
+    }
+    Ok(floor.max_id_min()..=max_id_max)
+}
+
+/// Tells why a reservation changed no row, though there is one, with this `max_id` a moment later.
+fn why_not_reserved(max_id: i64, allowed: &RangeInclusive<i64>) -> StoreError {
+    if max_id < *allowed.start() {
+        StoreError::GoneBack { max_id }
+    } else if max_id > *allowed.end() {
+        StoreError::Overflow { max_id }
+    } else {
+        StoreError::Contended("the row changed meanwhile".into())
+    }
+}
+
 /// What to tell who adds a row to a table with a column that must be given, and is not one of ours.
 const NEEDS_DEFAULT: &str = "a column that idalloc does not write needs a default";
 
@@ -255,6 +311,15 @@ pub enum StoreError {
     /// No row has this tag.
     #[error("no row for this tag")]
     UnknownTag,
+    /// The row is below the floor of a reservation, and was left as it is.
+    #[error("max_id is {max_id}, below what was granted before")]
+    GoneBack {
+        /// The row's present value.
+        max_id: i64,
+    },
+    /// The tag's row is there, and something in it is not what it must be.
+    #[error("the table has a row for this tag that cannot be read: {0}")]
+    Unreadable(String),
     /// `max_id` plus the amount would not fit 64 bits.
     #[error("max_id is {max_id}: the amount asked for does not fit below 2^63")]
     Overflow {
@@ -284,6 +349,8 @@ impl StoreError {
         match self {
             Self::Contended(_)
             | Self::UnknownTag
+            | Self::GoneBack { .. }
+            | Self::Unreadable(_)
             | Self::Overflow { .. }
             | Self::TagExists(_)
             | Self::Invalid(_) => true,

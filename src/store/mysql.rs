@@ -11,12 +11,14 @@
 mod choice;
 mod conn;
 mod host;
+mod read;
 mod schema;
 mod session;
 mod tags;
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +28,10 @@ use mysql::{DriverError, MySqlError, Params, Row, Value};
 use self::choice::HostChoice;
 use self::conn::Conn;
 use self::host::{Host, Settings, insist_on_writes};
-use super::{NEEDS_DEFAULT, Rest, SegmentStore, StoreError, StoreReport, TagRow};
+use super::{
+    Floor, NEEDS_DEFAULT, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow, allowed_max_ids,
+    why_not_reserved,
+};
 use crate::config::TableSpec;
 use crate::dsn::MySqlDsn;
 
@@ -36,7 +41,7 @@ pub(super) use schema::schema;
 const ALTERNATING_BIT_PLACE: u32 = 63;
 
 /// How many parameters a reservation has.
-const RESERVE_PARAMS: usize = 4;
+const RESERVE_PARAMS: usize = 6;
 
 /// A Galera node's error without its cluster.
 const NOT_READY: u16 = 1047;
@@ -250,33 +255,32 @@ impl SegmentStore for MySqlStore {
         })
     }
 
-    fn list_tags(&mut self, limit: usize) -> Result<Vec<TagRow>, StoreError> {
+    fn list_tags(&mut self, limit: usize) -> Result<Rows<TagRow>, StoreError> {
         self.return_to_first_host();
         self.call(|session, table| {
             let order = session.order(table)?;
             let sql = format!("SELECT {}, max_id, step FROM {} {order} LIMIT ?", table.tag, table.name);
-            let mut tags = Vec::new();
+            let mut tags = Rows::new();
             session.conn.exec_each(&sql, (limit as u64,).into(), |row| {
-                tags.extend(tag_row(row));
+                tags.push(read::listed(row, |row| read::tag_row(&row)));
                 Ok(())
             })?;
             Ok(tags)
         })
     }
 
-    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
-        if amount < 1 {
-            return Err(StoreError::Unexpected(format!("asked to reserve {amount} IDs")));
-        }
-        let max_id_limit = i64::MAX - amount;
+    fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
+        let allowed = allowed_max_ids(amount, floor)?;
         self.call(|Session { conn, statements, place, alternating_bit, .. }, table| {
             *alternating_bit ^= 1;
-            conn.exec_drop(&statements.reserve, (amount, *alternating_bit, tag, max_id_limit))?;
+            let first = floor.first_allowed();
+            let params = (first, amount, *alternating_bit, tag, allowed.start(), allowed.end());
+            conn.exec_drop(&statements.reserve, params)?;
             match acknowledged_rows(conn)? {
                 1 => Ok(acknowledged_max_id(conn, amount, *alternating_bit)?),
                 0 => {
                     insist_on_writes(conn, place)?;
-                    Err(table.why_not_raised(conn, tag, max_id_limit)?.into())
+                    Err(table.why_not_reserved(conn, tag, &allowed)?.into())
                 }
                 rows => Err(StoreError::Unexpected(format!("{rows} rows have this tag")).into()),
             }
@@ -302,16 +306,6 @@ impl SegmentStore for MySqlStore {
             }
         })
     }
-
-    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
-        self.call(|Session { conn, statements, place, .. }, _| {
-            conn.exec_drop(&statements.raise, (to, tag, to))?;
-            match acknowledged_rows(conn)? {
-                0 => insist_on_writes(conn, place).map(|()| false),
-                _ => Ok(true),
-            }
-        })
-    }
 }
 
 /// How many rows the last statement changed. A warning may mean a clamped value, so it is as bad as an error.
@@ -334,26 +328,6 @@ fn acknowledged_max_id(conn: &Conn, amount: i64, alternating_bit: u64) -> Result
         )));
     }
     Ok(max_id)
-}
-
-/// A row as served; none for a tag or a number that is NULL or of the wrong type, which nobody can ask for.
-fn tag_row(row: Row) -> Option<TagRow> {
-    let (name, max_id, step): (Value, Value, Value) = mysql::from_row_opt(row).ok()?;
-    Some(TagRow { name: text(name)?, max_id: integer(&max_id)?, step: integer(&step)? })
-}
-
-fn text(value: Value) -> Option<String> {
-    let Value::Bytes(bytes) = value else { return None };
-    String::from_utf8(bytes).ok()
-}
-
-/// Unsigned columns hold more than an ID may be; the excess is the same as the maximum: nothing is left.
-fn integer(value: &Value) -> Option<i64> {
-    match *value {
-        Value::Int(value) => Some(value),
-        Value::UInt(value) => Some(i64::try_from(value).unwrap_or(i64::MAX)),
-        _ => None,
-    }
 }
 
 /// A live connection.
@@ -430,12 +404,12 @@ impl Table {
         let Table { name, tag, .. } = self;
         let guard = if guarded { "AND CONCAT(@@GLOBAL.read_only, '') IN ('0', 'OFF')" } else { "" };
         Statements {
-            // An unsigned column would take a sum over 2^63: hence the limit. LAST_INSERT_ID is unsigned, so that a
-            // negative sum would be an error: a negative max_id counts as 0, which costs nothing but non-IDs.
+            // An unsigned column would take a sum over 2^63: hence the upper limit. LAST_INSERT_ID is unsigned, so that a
+            // negative sum would be an error: hence a first ID that is none.
             reserve: format!(
                 "UPDATE {name} \
-                 SET max_id = LAST_INSERT_ID((GREATEST(max_id, 0) + ?) | (? << {ALTERNATING_BIT_PLACE})) & {} \
-                 WHERE {tag} = ? AND max_id <= ? {guard}",
+                 SET max_id = LAST_INSERT_ID((GREATEST(max_id, ?) + ?) | (? << {ALTERNATING_BIT_PLACE})) & {} \
+                 WHERE {tag} = ? AND max_id >= ? AND max_id <= ? {guard}",
                 i64::MAX
             ),
             guard,
@@ -469,9 +443,9 @@ impl Table {
         let marks = vec!["?"; rests.len()].join(", ");
         let sql = format!("SELECT {0}, max_id FROM {1} WHERE {0} IN ({marks})", self.tag, self.name);
         let tags: Vec<Value> = rests.iter().map(|rest| rest.tag.into()).collect();
-        let found: HashMap<String, i64> = rows::<(Value, Value)>(conn, sql, tags)?
-            .into_iter()
-            .filter_map(|(tag, max_id)| Some((text(tag)?, integer(&max_id)?)))
+        let found: HashMap<String, i64> = rows::<Row>(conn, sql, tags)?
+            .iter()
+            .filter_map(|row| Some((read::text(row, 0).ok()?, read::number(row, 1, "max_id").ok()?)))
             .collect();
         let is_lowered = |rest: &Rest<'_>| found.get(rest.tag) == Some(&rest.first_unclaimed);
         let given_back: Vec<_> = rests.iter().map(is_lowered).collect();
@@ -493,13 +467,18 @@ impl Table {
     }
 
     /// Tells why a reservation changed no row.
-    fn why_not_raised(&self, conn: &mut Conn, tag: &str, max_id_limit: i64) -> Result<StoreError, Failure> {
+    fn why_not_reserved(
+        &self,
+        conn: &mut Conn,
+        tag: &str,
+        allowed: &RangeInclusive<i64>,
+    ) -> Result<StoreError, Failure> {
         let sql = format!("SELECT max_id FROM {} WHERE {} = ?", self.name, self.tag);
-        let found: Vec<(Value,)> = rows(conn, sql, (tag,))?;
-        Ok(match found.first().and_then(|(max_id,)| integer(max_id)) {
+        let found: Vec<Row> = rows(conn, sql, (tag,))?;
+        Ok(match found.first().map(|row| read::number(row, 0, "max_id")) {
             None => StoreError::UnknownTag,
-            Some(max_id) if max_id > max_id_limit => StoreError::Overflow { max_id },
-            Some(_) => StoreError::Contended("the row changed meanwhile".into()),
+            Some(Err(reason)) => StoreError::Unreadable(reason),
+            Some(Ok(max_id)) => why_not_reserved(max_id, allowed),
         })
     }
 
@@ -535,6 +514,22 @@ impl Table {
     /// What is wrong with the columns (name and type each), with the statement that mends it.
     fn fault(&self, columns: &[(String, String)], tag_is_unique: bool) -> Option<String> {
         const INTEGERS: [&str; 5] = ["bigint", "int", "mediumint", "smallint", "tinyint"];
+        const NO_TEXT: [&str; 14] = [
+            "bigint",
+            "int",
+            "mediumint",
+            "smallint",
+            "tinyint",
+            "decimal",
+            "float",
+            "double",
+            "bit",
+            "date",
+            "datetime",
+            "timestamp",
+            "time",
+            "year",
+        ];
         let Table { name, tag, .. } = self;
         let type_of = |wanted: &str| {
             let column = columns.iter().find(|(column, _)| column.eq_ignore_ascii_case(wanted));
@@ -543,6 +538,15 @@ impl Table {
         if type_of(self.spec.tag_column.as_str()).is_none() {
             let names: Vec<&str> = columns.iter().map(|(column, _)| column.as_str()).collect();
             return Some(format!("{name} has no column {tag}, only {}: set TagColumn", names.join(", ")));
+        }
+        if let Some(data_type) =
+            type_of(self.spec.tag_column.as_str()).filter(|t| NO_TEXT.contains(&t.as_str()))
+        {
+            return Some(format!(
+                "{name}: column {tag} is {}, which does not hold text; \
+                 run: ALTER TABLE {name} MODIFY {tag} VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL;",
+                data_type.to_ascii_uppercase()
+            ));
         }
         if !tag_is_unique {
             return Some(format!(
@@ -871,7 +875,7 @@ mod tests {
         ] {
             assert!(matches!(judge(Error::DriverError(denied)), StoreError::Denied(_)));
         }
-        assert!(matches!(judge(Error::FromValueError(Value::NULL)), StoreError::Unexpected(_)));
+        assert!(matches!(judge(Error::FromValueError(mysql::Value::NULL)), StoreError::Unexpected(_)));
     }
 
     #[test]
@@ -881,12 +885,5 @@ mod tests {
             statement.starts_with("CREATE TABLE IF NOT EXISTS `ids`.`leaf_alloc` ( `biz_tag` VARCHAR(32) ")
         );
         assert!(statement.ends_with("PRIMARY KEY (`biz_tag`) ) ENGINE = InnoDB;"), "{statement}");
-    }
-
-    #[test]
-    fn unsigned_values_saturate() {
-        assert_eq!(integer(&Value::UInt(u64::MAX)), Some(i64::MAX));
-        assert_eq!(integer(&Value::Int(-1)), Some(-1));
-        assert_eq!(integer(&Value::NULL), None);
     }
 }

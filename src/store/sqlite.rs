@@ -7,14 +7,19 @@ mod tags;
 
 use std::fs::OpenOptions;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior};
 
-use super::{Rest, SegmentStore, StoreError, StoreReport, TagRow};
+use super::rows::{askable_name, no_text, null_tag};
+use super::{
+    Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow, UnreadableRow, allowed_max_ids,
+    why_not_reserved,
+};
 use crate::config::TableSpec;
 
 /// How long to wait for another process to finish its write.
@@ -100,36 +105,37 @@ impl SegmentStore for SqliteStore {
         })
     }
 
-    fn list_tags(&mut self, limit: usize) -> Result<Vec<TagRow>, StoreError> {
+    fn list_tags(&mut self, limit: usize) -> Result<Rows<TagRow>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.call(|session, table| {
             let order = session.order();
             let sql = format!("SELECT {}, max_id, step FROM {} {order} LIMIT ?1", table.tag, table.name);
             let mut statement = session.db.prepare_cached(&sql)?;
-            let rows = statement
-                .query_map([limit], |row| Ok(tag_row(row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?)))?;
-            Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+            let mut found = statement.query([limit])?;
+            let mut rows = Rows::new();
+            while let Some(row) = found.next()? {
+                rows.push(listed(row, tag_row)?);
+            }
+            Ok(rows)
         })
     }
 
-    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
-        if amount < 1 {
-            return Err(StoreError::Unexpected(format!("asked to reserve {amount} IDs")));
-        }
-        let max_id_limit = i64::MAX - amount;
+    fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
+        let allowed = allowed_max_ids(amount, floor)?;
         self.call(|Session { db, has_update_time, .. }, table| {
             let touch = if *has_update_time { format!(", update_time = {NOW}") } else { String::new() };
             // SQLite turns a sum over 2^63 into a floating-point number: hence the guard.
             let mut statement = db.prepare_cached(&format!(
-                "UPDATE {} SET max_id = max(max_id, 0) + ?1 {touch} \
-                 WHERE {} = ?2 AND typeof(max_id) = 'integer' AND max_id <= ?3 RETURNING max_id",
+                "UPDATE {} SET max_id = max(max_id, ?1) + ?2 {touch} \
+                 WHERE {} = ?3 AND typeof(max_id) = 'integer' AND max_id BETWEEN ?4 AND ?5 RETURNING max_id",
                 table.name, table.tag
             ))?;
             // Commits only once the last row was asked for, and then may still fail.
-            let rows = statement.query_map((amount, tag, max_id_limit), |row| row.get(0))?;
+            let params = (floor.first_allowed(), amount, tag, allowed.start(), allowed.end());
+            let rows = statement.query_map(params, |row| row.get(0))?;
             match rows.collect::<Result<Vec<i64>, _>>()?[..] {
                 [max_id] => Ok(max_id),
-                [] => Err(table.why_not_raised(db, tag, max_id_limit)?.into()),
+                [] => Err(table.why_not_reserved(db, tag, &allowed)?.into()),
                 ref rows => Err(StoreError::Unexpected(format!("{} rows have this tag", rows.len())).into()),
             }
         })
@@ -150,14 +156,6 @@ impl SegmentStore for SqliteStore {
             }
             transaction.commit()?;
             Ok(given_back)
-        })
-    }
-
-    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
-        self.call(|Session { db, .. }, table| {
-            let sql =
-                format!("UPDATE {} SET max_id = ?1 WHERE {} = ?2 AND max_id < ?1", table.name, table.tag);
-            Ok(db.prepare_cached(&sql)?.execute((to, tag))? == 1)
         })
     }
 }
@@ -183,13 +181,43 @@ fn enter_wal_mode(db: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// A row as served; none for a tag that is no UTF-8 or a number that is no integer, which nobody can ask for.
-fn tag_row(name: ValueRef, max_id: ValueRef, step: ValueRef) -> Option<TagRow> {
-    Some(TagRow {
-        name: name.as_str().ok()?.to_owned(),
-        max_id: max_id.as_i64().ok()?,
-        step: step.as_i64().ok()?,
-    })
+/// The row that begins with a tag, read by `read`, which says what is wrong with the rest.
+fn listed<T>(
+    row: &Row,
+    read: impl FnOnce(&Row) -> rusqlite::Result<Result<T, String>>,
+) -> rusqlite::Result<Result<T, UnreadableRow>> {
+    let name = match row.get_ref(0)? {
+        ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(name) => name.to_owned(),
+            Err(_) => return Ok(Err(no_text(bytes))),
+        },
+        ValueRef::Blob(bytes) => return Ok(Err(no_text(bytes))),
+        ValueRef::Integer(number) => number.to_string(),
+        ValueRef::Real(number) => number.to_string(),
+        ValueRef::Null => return Ok(Err(null_tag())),
+    };
+    if let Err(row) = askable_name(&name) {
+        return Ok(Err(row));
+    }
+    Ok(read(row)?.map_err(|reason| UnreadableRow { name: Some(name), reason }))
+}
+
+/// A row of tag, `max_id` and `step`.
+fn tag_row(row: &Row) -> rusqlite::Result<Result<TagRow, String>> {
+    let (name, max_id, step) = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
+    let name =
+        name.as_str().map_err(|_| format!("the tag is of the type {}, and not TEXT", name.data_type()));
+    Ok(name.and_then(|name| {
+        Ok(TagRow { name: name.to_owned(), max_id: number(max_id, "max_id")?, step: number(step, "step")? })
+    }))
+}
+
+fn number(value: ValueRef, column: &str) -> Result<i64, String> {
+    match value {
+        ValueRef::Integer(number) => Ok(number),
+        ValueRef::Null => Err(format!("its {column} is NULL")),
+        value => Err(format!("its {column} is of the type {}, and not INTEGER", value.data_type())),
+    }
 }
 
 /// The open file.
@@ -305,15 +333,18 @@ impl Table {
     }
 
     /// Tells why a reservation changed no row.
-    fn why_not_raised(&self, db: &Connection, tag: &str, max_id_limit: i64) -> rusqlite::Result<StoreError> {
-        let sql = format!(
-            "SELECT max_id FROM {} WHERE {} = ?1 AND typeof(max_id) = 'integer'",
-            self.name, self.tag
-        );
-        Ok(match db.query_row(&sql, [tag], |row| row.get(0)).optional()? {
+    fn why_not_reserved(
+        &self,
+        db: &Connection,
+        tag: &str,
+        allowed: &RangeInclusive<i64>,
+    ) -> rusqlite::Result<StoreError> {
+        let sql = format!("SELECT max_id FROM {} WHERE {} = ?1", self.name, self.tag);
+        let max_id = db.query_row(&sql, [tag], |row| Ok(number(row.get_ref(0)?, "max_id"))).optional()?;
+        Ok(match max_id {
             None => StoreError::UnknownTag,
-            Some(max_id) if max_id > max_id_limit => StoreError::Overflow { max_id },
-            Some(_) => StoreError::Contended("the row changed meanwhile".into()),
+            Some(Err(reason)) => StoreError::Unreadable(reason),
+            Some(Ok(max_id)) => why_not_reserved(max_id, allowed),
         })
     }
 }

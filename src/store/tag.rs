@@ -1,14 +1,13 @@
 //! A tag's row as an operator writes it, and the values it may have: the rules of the command line and of the
 //! operator's port.
 
+use crate::bounds::{LEFT_MIN, MAX_ID_MAX, STEP_MAX};
+
 /// The longest tag, in bytes.
 pub const TAG_BYTES_MAX: usize = 128;
 
 /// The longest description, in bytes; a column may hold less.
 pub const DESCRIPTION_BYTES_MAX: usize = 1024;
-
-/// The last ID that can be handed out.
-const ID_MAX: i64 = i64::MAX - 1;
 
 /// The longest part of a value that an error quotes, in characters.
 const QUOTED_CHARS_MAX: usize = 64;
@@ -69,11 +68,15 @@ impl InvalidField {
     }
 
     pub(super) fn text(field: &'static str, value: &str, reason: String) -> InvalidField {
-        let value = match value.char_indices().nth(QUOTED_CHARS_MAX) {
-            Some((end, _)) => format!("{:?}.. ({} bytes)", &value[..end], value.len()),
-            None => format!("{value:?}"),
-        };
-        InvalidField { field, value, reason }
+        InvalidField { field, value: quoted(value), reason }
+    }
+}
+
+/// Text between quotes, shortened if it is long.
+pub(super) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_CHARS_MAX) {
+        Some((end, _)) => format!("{:?}.. ({} bytes)", &text[..end], text.len()),
+        None => format!("{text:?}"),
     }
 }
 
@@ -96,17 +99,17 @@ pub fn check_new_name(name: &str) -> Result<(), InvalidField> {
 /// Whether a row may get this step.
 ///
 /// # Errors
-/// It is below 1.
+/// It is below 1, or above [`STEP_MAX`].
 pub fn check_step(step: i64) -> Result<(), InvalidField> {
-    check_number("step", step, 1, i64::MAX)
+    check_number("step", step, 1, STEP_MAX)
 }
 
 /// Whether this may be a tag's first ID.
 ///
 /// # Errors
-/// It is no ID.
+/// It is no ID, or leaves the tag too few above it.
 pub fn check_start(start: i64) -> Result<(), InvalidField> {
-    check_number("start", start, 1, ID_MAX)
+    check_number("start", start, 1, MAX_ID_MAX)
 }
 
 /// Whether a row's `max_id` may be raised to this.
@@ -130,16 +133,17 @@ pub fn check_raise(field: &'static str, present: i64, to: i64) -> Result<(), Inv
     Err(InvalidField::number(field, to, reason))
 }
 
-/// Whether `max_id` may be raised to `to`, which `field` says, and still be reserved from.
+/// Whether `max_id` may be raised to `to`, which `field` says, where it is `present`, and leave the tag enough IDs.
 ///
 /// # Errors
-/// Not even a step is left below 2^63: a slip of the hand would use up the tag for good.
-pub fn check_room(field: &'static str, to: i64, step: i64) -> Result<(), InvalidField> {
-    let last = i64::MAX - step.max(1);
+/// A slip of the hand would use up the tag for good. One that has nearly come to its end is left a step.
+pub fn check_room(field: &'static str, present: i64, to: i64, step: i64) -> Result<(), InvalidField> {
+    let is_near_its_end = present > MAX_ID_MAX;
+    let (last, left) = if is_near_its_end { (i64::MAX - step.max(1), step) } else { (MAX_ID_MAX, LEFT_MIN) };
     if to <= last {
         return Ok(());
     }
-    let reason = format!("allowed is up to {last}, which leaves a step of {step} below 2^63");
+    let reason = format!("allowed is up to {last}, which leaves {left} IDs below 2^63");
     Err(InvalidField::number(field, to, reason))
 }
 
@@ -211,8 +215,8 @@ mod tests {
     #[test]
     fn numbers_keep_to_their_range() {
         for (check, field, min, max) in [
-            (check_step as fn(i64) -> _, "step", 1, i64::MAX),
-            (check_start as fn(i64) -> _, "start", 1, i64::MAX - 1),
+            (check_step as fn(i64) -> _, "step", 1, STEP_MAX),
+            (check_start as fn(i64) -> _, "start", 1, MAX_ID_MAX),
             (check_max_id as fn(i64) -> _, "max_id", 1, i64::MAX),
         ] {
             assert_eq!((check(min), check(max)), (Ok(()), Ok(())));
@@ -231,14 +235,17 @@ mod tests {
     }
 
     #[test]
-    fn a_raise_leaves_a_step() {
-        let room = |to, step| check_room("max_id", to, step);
-        for (step, last) in [(10, i64::MAX - 10), (1, i64::MAX - 1), (0, i64::MAX - 1), (i64::MAX, 0)] {
-            assert_eq!(room(last, step), Ok(()));
-            assert!(
-                complaint(room(last + 1, step)).contains(&format!("allowed is up to {last}, ")),
-                "{step}"
-            );
+    fn a_raise_leaves_ids_for_centuries_or_near_the_end_a_step() {
+        let room = |present, to, step| check_room("max_id", present, to, step);
+        for (present, step, last) in [
+            (0, 10, MAX_ID_MAX),
+            (MAX_ID_MAX, STEP_MAX, MAX_ID_MAX),
+            (MAX_ID_MAX + 1, 10, i64::MAX - 10),
+            (MAX_ID_MAX + 1, 0, i64::MAX - 1),
+        ] {
+            assert_eq!(room(present, last, step), Ok(()));
+            let text = complaint(room(present, last + 1, step));
+            assert!(text.contains(&format!("allowed is up to {last}, ")), "{text}");
         }
     }
 

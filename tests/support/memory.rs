@@ -7,7 +7,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use idalloc::alloc::{AllocError, Granted, Handle, Outcome, Pending, Want};
-use idalloc::store::{Rest, StoreError, TagRow};
+use idalloc::store::{Floor, Rest, StoreError, TagRow};
 
 /// The rows that all sessions of a test share.
 pub struct Table {
@@ -55,11 +55,15 @@ impl Table {
         seen.collect()
     }
 
-    /// As [`SegmentStore::reserve`](idalloc::store::SegmentStore::reserve).
-    pub fn reserve(&self, tag: &str, amount: i64) -> Result<i64, StoreError> {
+    /// As [`SegmentStore::reserve_above`](idalloc::store::SegmentStore::reserve_above).
+    pub fn reserve_above(&self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
         let mut rows = self.lock();
         let row = rows.get_mut(tag).ok_or(StoreError::UnknownTag)?;
         let max_id = row.max_id();
+        if max_id < floor.max_id_min() {
+            return Err(StoreError::GoneBack { max_id });
+        }
+        let max_id = max_id.max(floor.first_allowed());
         let end = max_id.checked_add(amount).ok_or(StoreError::Overflow { max_id })?;
         row.commit(end);
         Ok(end)
@@ -75,13 +79,6 @@ impl Table {
         rests.iter().map(give_back).collect()
     }
 
-    /// As [`SegmentStore::raise`](idalloc::store::SegmentStore::raise).
-    pub fn raise(&self, tag: &str, to: i64) -> bool {
-        let mut rows = self.lock();
-        let row = rows.get_mut(tag).filter(|row| row.max_id() < to);
-        row.map(|row| row.commit(to)).is_some()
-    }
-
     /// Loses the row's newest commits: `pick` says, of so many, which is the last that stays.
     pub fn lose_commits(&self, tag: &str, pick: impl FnOnce(usize) -> usize) {
         if let Some(row) = self.lock().get_mut(tag) {
@@ -93,8 +90,7 @@ impl Table {
     /// What an operator does after commits were lost.
     pub fn mend(&self) {
         for row in self.lock().values_mut() {
-            // One above: a server that was refused wants the row past what it was refused.
-            row.commit(row.highest + 1);
+            row.commit(row.highest);
         }
     }
 

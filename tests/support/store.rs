@@ -8,6 +8,7 @@ use idalloc::alloc::watermark::Watermarks;
 use idalloc::alloc::{Allocator, AllocatorConfig, OnRegression, StoreFactory, sizing::Policy};
 use idalloc::config::{Identifier, TableSpec};
 use idalloc::dsn::Dsn;
+use idalloc::store::{Floor, SegmentStore, StoreError};
 use tempfile::TempDir;
 
 use super::mariadb::MariaDb;
@@ -38,6 +39,15 @@ pub fn embedded_allocator(file: &Path, trim: fn()) -> Allocator {
     };
     Allocator::start(config, Watermarks::default(), &open).unwrap()
 }
+
+/// Reservations by somebody who was granted nothing so far.
+pub trait Reserve: SegmentStore {
+    fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
+        self.reserve_above(tag, amount, Floor::Refuse(0))
+    }
+}
+
+impl<S: SegmentStore + ?Sized> Reserve for S {}
 
 impl Store {
     pub fn embedded() -> Store {

@@ -4,10 +4,9 @@ use mysql::{MySqlError, OptsBuilder, Row, Value};
 
 use super::conn::Conn;
 use super::{
-    Failure, Host, MySqlStore, Session, Table, acknowledged_rows, insist_on_writes, integer, rows, schema,
-    text,
+    Failure, Host, MySqlStore, Session, Table, acknowledged_rows, insist_on_writes, read, rows, schema,
 };
-use crate::store::{Created, InvalidField, StoreError, TagDetails, TagStore, no_description_column};
+use crate::store::{Created, InvalidField, Rows, StoreError, TagDetails, TagStore, no_description_column};
 
 impl MySqlStore {
     /// Runs `ask` on a table of which no two rows can have the same tag.
@@ -64,13 +63,13 @@ impl TagStore for MySqlStore {
         }
     }
 
-    fn list_details(&mut self, limit: usize) -> Result<Vec<TagDetails>, StoreError> {
+    fn list_details(&mut self, limit: usize) -> Result<Rows<TagDetails>, StoreError> {
         self.call(|session, table| {
             let order = session.order(table)?;
             let sql = format!("{} {order} LIMIT ?", table.select_details(&mut session.conn)?);
-            let mut tags = Vec::new();
+            let mut tags = Rows::new();
             session.conn.exec_each(&sql, (limit as u64,).into(), |row| {
-                tags.extend(tag_details(row));
+                tags.push(read::listed(row, |row| read::tag_details(&row)));
                 Ok(())
             })?;
             Ok(tags)
@@ -99,6 +98,16 @@ impl TagStore for MySqlStore {
             match acknowledged_rows(conn)? {
                 1 => Ok(()),
                 rows => Err(StoreError::Unexpected(format!("{rows} rows were inserted")).into()),
+            }
+        })
+    }
+
+    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
+        self.call(|Session { conn, statements, place, .. }, _| {
+            conn.exec_drop(&statements.raise, (to, tag, to))?;
+            match acknowledged_rows(conn)? {
+                0 => insist_on_writes(conn, place).map(|()| false),
+                _ => Ok(true),
             }
         })
     }
@@ -142,7 +151,9 @@ impl Table {
 
     fn find(&self, conn: &mut Conn, tag: &str) -> Result<Option<TagDetails>, Failure> {
         let sql = format!("{} WHERE {}", self.select_details(conn)?, self.is_exactly);
-        Ok(rows(conn, sql, (tag, tag))?.into_iter().next().and_then(tag_details))
+        let found: Vec<Row> = rows(conn, sql, (tag, tag))?;
+        let row = found.first().map(read::tag_details).transpose();
+        Ok(row.map_err(StoreError::Unreadable)?)
     }
 
     /// Sets a column other than `max_id`.
@@ -258,16 +269,6 @@ fn create_unless_there(conn: &mut Conn, statement: &str) -> Result<bool, Failure
     }
     let texts: Vec<&str> = warnings.iter().map(|(_, _, text)| text.as_str()).collect();
     Err(StoreError::Unexpected(format!("it was made, but with a warning: {}", texts.join("; "))).into())
-}
-
-fn tag_details(row: Row) -> Option<TagDetails> {
-    let (name, max_id, step, description): (Value, Value, Value, Value) = mysql::from_row_opt(row).ok()?;
-    Some(TagDetails {
-        name: text(name)?,
-        max_id: integer(&max_id)?,
-        step: integer(&step)?,
-        description: text(description),
-    })
 }
 
 fn tried_name(name: &str) -> InvalidField {

@@ -2,9 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, ffi};
 
-use super::{Failure, Session, SqliteStore, Table, tag_row};
+use super::{Failure, Session, SqliteStore, Table, listed, tag_row};
 use crate::store::{
-    Created, InvalidField, NEEDS_DEFAULT, StoreError, TagDetails, TagRow, TagStore, no_description_column,
+    Created, InvalidField, NEEDS_DEFAULT, Rows, StoreError, TagDetails, TagRow, TagStore,
+    no_description_column,
 };
 
 impl SqliteStore {
@@ -23,16 +24,20 @@ impl SqliteStore {
 
 impl TagStore for SqliteStore {
     fn find(&mut self, tag: &str) -> Result<Option<TagDetails>, StoreError> {
-        self.call(|Session { db, .. }, table| Ok(table.find(db, tag)?))
+        self.call(|Session { db, .. }, table| table.find(db, tag))
     }
 
-    fn list_details(&mut self, limit: usize) -> Result<Vec<TagDetails>, StoreError> {
+    fn list_details(&mut self, limit: usize) -> Result<Rows<TagDetails>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.call(|session, table| {
             let sql = format!("{} {} LIMIT ?1", table.select_details(&session.db)?, session.order());
             let mut statement = session.db.prepare(&sql)?;
-            let rows = statement.query_map([limit], tag_details)?;
-            Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+            let mut found = statement.query([limit])?;
+            let mut rows = Rows::new();
+            while let Some(row) = found.next()? {
+                rows.push(listed(row, tag_details)?);
+            }
+            Ok(rows)
         })
     }
 
@@ -51,6 +56,14 @@ impl TagStore for SqliteStore {
                 Ok(_) => Ok(()),
                 Err(error) => Err(table.why_not_inserted(db, &tag.name, error)),
             }
+        })
+    }
+
+    fn raise(&mut self, tag: &str, to: i64) -> Result<bool, StoreError> {
+        self.call(|Session { db, .. }, table| {
+            let sql =
+                format!("UPDATE {} SET max_id = ?1 WHERE {} = ?2 AND max_id < ?1", table.name, table.tag);
+            Ok(db.prepare_cached(&sql)?.execute((to, tag))? == 1)
         })
     }
 
@@ -87,9 +100,10 @@ impl Table {
         Ok(format!("SELECT {}, max_id, step, {description} FROM {}", self.tag, self.name))
     }
 
-    fn find(&self, db: &Connection, tag: &str) -> rusqlite::Result<Option<TagDetails>> {
+    fn find(&self, db: &Connection, tag: &str) -> Result<Option<TagDetails>, Failure> {
         let sql = format!("{} WHERE {} = ?1 COLLATE BINARY", self.select_details(db)?, self.tag);
-        Ok(db.query_row(&sql, [tag], tag_details).optional()?.flatten())
+        let row = db.query_row(&sql, [tag], tag_details).optional()?.transpose();
+        Ok(row.map_err(StoreError::Unreadable)?)
     }
 
     /// Sets a column other than `max_id`.
@@ -134,8 +148,8 @@ fn known(rows: usize) -> Result<(), Failure> {
     if rows == 0 { Err(StoreError::UnknownTag.into()) } else { Ok(()) }
 }
 
-fn tag_details(row: &Row) -> rusqlite::Result<Option<TagDetails>> {
-    let served = tag_row(row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
+fn tag_details(row: &Row) -> rusqlite::Result<Result<TagDetails, String>> {
+    let served = tag_row(row)?;
     let description = row.get_ref(3)?.as_str().ok().map(str::to_owned);
     Ok(served.map(|TagRow { name, max_id, step }| TagDetails { name, step, max_id, description }))
 }
