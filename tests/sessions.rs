@@ -167,3 +167,29 @@ fn a_long_listing_has_time_as_long_as_its_rows_come() {
     assert!(matches!(store.list_tags(200_000), Err(StoreError::Unavailable(_))));
     assert!(began.elapsed() < 3 * READ_TIMEOUT, "{:?}", began.elapsed());
 }
+
+// ---- what a server refuses ----
+
+#[test]
+fn a_server_that_prepares_no_statements_is_served_as_text() {
+    let server = with_user(&["--max-prepared-stmt-count=0"]);
+    let mut store = store(USER, &[server.port()], "");
+    let tag = TagDetails::new("o'neil \"\\", 10, 1, None).expect("a good tag");
+    store.check().expect("the table is good");
+    store.insert(&tag).expect("insert");
+    assert_eq!(store.find(&tag.name), Ok(Some(tag.clone())));
+    assert_eq!(store.reserve(&tag.name, 10), Ok(11));
+    assert_eq!(store.list_tags(10).expect("list").len(), 2);
+    assert_eq!(store.look_up(&[&tag.name, "none"]).expect("look up").len(), 1);
+}
+
+#[test]
+fn an_account_that_is_locked_or_has_to_change_its_password_is_refused_access() {
+    let server = with_user(&[]);
+    for (alter, code) in [("ACCOUNT LOCK", "4151"), ("ACCOUNT UNLOCK PASSWORD EXPIRE", "18")] {
+        server.exec(&format!("ALTER USER ids@'%' {alter}"));
+        let refused = store(USER, &[server.port()], "").reserve("test_business", 1);
+        let Err(StoreError::Denied(text)) = refused else { panic!("{alter}: {refused:?}") };
+        assert!(text.contains(&format!("error {code}")), "{alter}: {text}");
+    }
+}

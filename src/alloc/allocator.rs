@@ -548,7 +548,7 @@ impl Pending {
             self.registration = Registration::Listing(Visit::default());
         }
         let Registration::Listing(visit) = &mut self.registration else { return Poll::Pending };
-        match self.shared.listing.missing(visit, cx.waker(), Instant::now()) {
+        match self.shared.listing.missing(&self.name, visit, cx.waker(), Instant::now()) {
             Missing::Unknown => Poll::Ready(Err(AllocError::UnknownTag)),
             Missing::Away => Poll::Ready(Err(AllocError::StoreAway)),
             Missing::Waiting => Poll::Pending,
@@ -578,9 +578,9 @@ impl Pending {
                     return Step::Wait;
                 }
                 Parked::Fault { fault, watch } => {
-                    self.watch(watch);
                     // The row may be mended by now: look, though not too often.
-                    self.shared.listing.request();
+                    self.shared.listing.request_row(tag.name());
+                    self.watch(watch);
                     return Step::Ready(Err(fault.into()));
                 }
                 Parked::TooLarge => return Step::Ready(Err(AllocError::LeaseTooLarge)),

@@ -1,22 +1,22 @@
 //! Which tags there are: the table is read every TagReloadSeconds, and earlier when somebody asks for a tag that
 //! is not known, or for one whose row is at fault, but on request never more than once in [`INTERVAL_MIN`].
 //!
-//! The listing is the negative cache too: while it is young, a name that is not in it is unknown, at no cost. So a
-//! new row serves within a second of being asked for, mostly at once, and a flood of wrong names asks the store for
-//! one listing a second.
+//! The listing is the negative cache too: while it is young, a name that is not in it is unknown, at no cost. A large
+//! table is not read every second: there, a name is looked up by itself, in batches. So a new row serves within a second
+//! of being asked for, mostly at once, and a flood of wrong names costs the store a listing, or a few look-ups, a second.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::refill::{Task, backoff};
 use super::tag::{Fault, Tag, WaiterId, step_fault};
 use super::{Directory, Shared};
-use crate::store::{Rows, SegmentStore, StoreError, TAGS_MAX, TagRow, UnreadableRow};
+use crate::store::{LOOK_UP_MAX, Rows, SegmentStore, StoreError, TAGS_MAX, TagRow, UnreadableRow};
 use crate::sync::lock;
 
 /// The shortest time between two listings.
@@ -25,6 +25,13 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 const INTERVAL_PER_COST: u32 = 20;
 /// The longest such pause: what a listing seems to take may be a leap of the clock.
 const INTERVAL_MAX: Duration = Duration::from_secs(600);
+
+/// A table that takes longer to read is large: names are looked up by themselves.
+const COST_OF_LARGE: Duration = Duration::from_millis(50);
+/// The shortest time between two look-ups.
+const LOOK_UP_PAUSE: Duration = Duration::from_millis(20);
+/// The most names that wait to be looked up; one more is told that the store cannot be asked now.
+const LOOK_UPS_WAITING_MAX: usize = 10_000;
 
 /// The most rows at fault that one listing names in the log.
 const BROKEN_LOGGED_MAX: usize = 20;
@@ -44,6 +51,11 @@ struct State {
     running: bool,
     succeeded_once: bool,
     last_failed: bool,
+    /// When the newest listing that succeeded began: it holds what was in the table then.
+    listed_at: Option<Instant>,
+    look_ups: LookUps,
+    /// The newest listing took long.
+    is_large: bool,
     /// No listing begins before.
     not_before: Option<Instant>,
     requested: bool,
@@ -52,14 +64,69 @@ struct State {
     next_waiter: WaiterId,
 }
 
+/// The names that are to be looked up. They are numbered as they come, and looked up in that order.
+#[derive(Default)]
+struct LookUps {
+    waiting: VecDeque<Box<str>>,
+    numbers: HashMap<Box<str>, u64>,
+    /// The number of the newest name.
+    newest: u64,
+    /// The number of the newest name that was looked up.
+    done: u64,
+    last_failed: bool,
+    not_before: Option<Instant>,
+}
+
+impl LookUps {
+    /// The number of this name in the queue, unless that is full.
+    fn ask(&mut self, name: &str) -> Option<u64> {
+        if let Some(number) = self.numbers.get(name) {
+            return Some(*number);
+        }
+        if self.waiting.len() >= LOOK_UPS_WAITING_MAX {
+            return None;
+        }
+        self.newest += 1;
+        self.waiting.push_back(name.into());
+        self.numbers.insert(name.into(), self.newest);
+        Some(self.newest)
+    }
+
+    /// When the next batch may begin, if there is one.
+    fn due(&self, now: Instant) -> Option<Instant> {
+        (!self.waiting.is_empty()).then(|| self.not_before.unwrap_or(now))
+    }
+
+    /// Takes a batch out. Who asks for one of its names from now on wants it looked up once more.
+    fn take(&mut self) -> Vec<Box<str>> {
+        let batch: Vec<_> = self.waiting.drain(..self.waiting.len().min(LOOK_UP_MAX)).collect();
+        for name in &batch {
+            self.numbers.remove(name);
+        }
+        batch
+    }
+}
+
+/// What the thread that reads the table is to do.
+enum Turn {
+    List,
+    LookUp(Vec<Box<str>>),
+    Stop,
+}
+
 impl State {
-    /// Asks for a listing, and registers who waits for it.
-    fn wait(&mut self, visit: &mut Visit, waker: &Waker) {
+    /// Registers who waits.
+    fn register(&mut self, visit: &mut Visit, waker: &Waker) {
         let id = *visit.waiter.get_or_insert_with(|| {
             self.next_waiter += 1;
             self.next_waiter
         });
         self.waiters.insert(id, waker.clone());
+    }
+
+    /// Asks for a listing, and registers who waits for it.
+    fn wait(&mut self, visit: &mut Visit, waker: &Waker) {
+        self.register(visit, waker);
         self.requested = true;
     }
 }
@@ -82,24 +149,41 @@ pub(super) struct Visit {
     waiter: Option<WaiterId>,
     /// Listings that began before the caller came.
     since: u64,
+    /// Its name's number among the look-ups.
+    look_up: Option<u64>,
 }
 
 impl Listing {
     /// What to tell a caller whose tag is not in the directory.
-    pub fn missing(&self, visit: &mut Visit, waker: &Waker, now: Instant) -> Missing {
+    pub fn missing(&self, name: &str, visit: &mut Visit, waker: &Waker, now: Instant) -> Missing {
         let mut state = lock(&self.state);
         if state.stopped {
             return Missing::Stopped;
         }
+        if let Some(number) = visit.look_up
+            && state.look_ups.done >= number
+        {
+            return if state.look_ups.last_failed { Missing::Away } else { Missing::Unknown };
+        }
         let asked_for_it = visit.waiter.is_some() && state.attempts > visit.since;
-        let young = state.not_before.is_some_and(|not_before| now < not_before);
-        if state.succeeded_once && (asked_for_it || young) {
+        let has_failed = state.last_failed && state.not_before.is_some_and(|not_before| now < not_before);
+        if state.succeeded_once && (asked_for_it || has_failed) {
             return if state.last_failed { Missing::Away } else { Missing::Unknown };
+        }
+        if state.listed_at.is_some_and(|listed_at| now < listed_at + INTERVAL_MIN) {
+            return Missing::Unknown;
         }
         if visit.waiter.is_none() {
             visit.since = state.attempts + u64::from(state.running);
         }
-        state.wait(visit, waker);
+        if state.is_large && visit.look_up.is_none() {
+            let Some(number) = state.look_ups.ask(name) else { return Missing::Away };
+            visit.look_up = Some(number);
+        }
+        match visit.look_up {
+            Some(_) => state.register(visit, waker),
+            None => state.wait(visit, waker),
+        }
         self.requested.notify_one();
         Missing::Waiting
     }
@@ -135,6 +219,18 @@ impl Listing {
         self.requested.notify_one();
     }
 
+    /// Has this tag's row read soon, be it with all others.
+    pub fn request_row(&self, name: &str) {
+        let mut state = lock(&self.state);
+        match state.is_large {
+            // If the queue is full, the next listing shows it.
+            true => drop(state.look_ups.ask(name)),
+            false => state.requested = true,
+        }
+        drop(state);
+        self.requested.notify_one();
+    }
+
     /// Whether the table was ever read.
     pub fn succeeded_once(&self) -> bool {
         lock(&self.state).succeeded_once
@@ -155,8 +251,20 @@ impl Listing {
         state.requested = false;
     }
 
-    fn ended(&self, failed: bool, cost: Duration) {
+    fn looked_up(&self, names: usize, failed: bool) {
         let mut state = lock(&self.state);
+        state.look_ups.done += names as u64;
+        state.look_ups.last_failed = failed;
+        state.look_ups.not_before = Some(Instant::now() + LOOK_UP_PAUSE);
+        state.waiters.values().for_each(Waker::wake_by_ref);
+    }
+
+    fn ended(&self, failed: bool, began: Instant, cost: Duration) {
+        let mut state = lock(&self.state);
+        if !failed {
+            state.listed_at = Some(began);
+            state.is_large = cost > COST_OF_LARGE;
+        }
         state.attempts += 1;
         state.running = false;
         state.last_failed = failed;
@@ -166,24 +274,28 @@ impl Listing {
         state.waiters.values().for_each(Waker::wake_by_ref);
     }
 
-    /// Waits until a listing is due: after `period`, or on request. False when stopped.
-    fn wait(&self, period: Duration) -> bool {
+    /// Waits until something is due: a listing after `period`, or on request, or a look-up.
+    fn wait(&self, period: Duration) -> Turn {
         let until = Instant::now() + period;
         let mut state = lock(&self.state);
         while !state.stopped {
-            let due = match state.not_before {
+            let listing = match state.not_before {
                 Some(not_before) if state.requested => until.min(not_before),
                 _ => until,
             };
-            match due.checked_duration_since(Instant::now()) {
-                Some(rest) if !rest.is_zero() => {
-                    let woken = self.requested.wait_timeout(state, rest);
-                    state = woken.unwrap_or_else(std::sync::PoisonError::into_inner).0;
-                }
-                _ => return true,
+            let now = Instant::now();
+            if listing <= now {
+                return Turn::List;
             }
+            let look_up = state.look_ups.due(now);
+            if look_up.is_some_and(|due| due <= now) {
+                return Turn::LookUp(state.look_ups.take());
+            }
+            let due = look_up.map_or(listing, |look_up| look_up.min(listing));
+            let woken = self.requested.wait_timeout(state, due - now);
+            state = woken.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
-        false
+        Turn::Stop
     }
 }
 
@@ -205,6 +317,7 @@ impl Lister {
     /// # Errors
     /// Those of [`SegmentStore::check`] and [`SegmentStore::list_tags`]; the old listing then stays.
     pub fn list(&mut self) -> Result<(), StoreError> {
+        let began = Instant::now();
         self.shared.listing.began();
         // A bug must not end the thread: callers with unknown tags wait for it.
         let listed = catch_unwind(AssertUnwindSafe(|| self.read_and_apply()));
@@ -220,7 +333,7 @@ impl Lister {
                 self.shared.store_state.failed(Task::List, error, self.failures);
             }
         }
-        self.shared.listing.ended(outcome.is_err(), cost);
+        self.shared.listing.ended(outcome.is_err(), began, cost);
         if outcome.is_ok() {
             (self.shared.config.trim)();
         }
@@ -242,6 +355,24 @@ impl Lister {
         Ok(began.elapsed())
     }
 
+    /// Reads the rows of these tags, and tells everybody who waits for it.
+    fn look_up(&mut self, names: &[Box<str>]) {
+        let began = Instant::now();
+        let looked_up = catch_unwind(AssertUnwindSafe(|| {
+            let rows = self.store.look_up(&names.iter().map(|name| &**name).collect::<Vec<_>>())?;
+            self.shared.add(&rows, began);
+            Ok(())
+        }));
+        let outcome =
+            looked_up.unwrap_or_else(|_| Err(StoreError::Unexpected("a look-up panicked".to_owned())));
+        if let Err(cause) = &outcome {
+            // The listing, which is due soon, takes note of a store that is away.
+            debug!(%cause, "a look-up failed");
+            self.shared.listing.request();
+        }
+        self.shared.listing.looked_up(names.len(), outcome.is_err());
+    }
+
     /// Reads the table from time to time until stopped, and hands back the session; `Shared::listing` has the requests.
     pub fn run(mut self) -> Box<dyn SegmentStore> {
         loop {
@@ -249,11 +380,12 @@ impl Lister {
                 0 => self.shared.config.tag_reload,
                 failures => backoff(failures),
             };
-            if !self.shared.listing.wait(period) {
-                return self.store;
+            match self.shared.listing.wait(period) {
+                // The error is in the log, if it is news; the next turn comes soon.
+                Turn::List => drop(self.list()),
+                Turn::LookUp(names) => self.look_up(&names),
+                Turn::Stop => return self.store,
             }
-            // The error is in the log, if it is news; the next turn comes soon.
-            let _ = self.list();
             self.shared.skipped.tell_untold(Instant::now());
         }
     }
@@ -334,6 +466,31 @@ impl Shared {
                 error!("a row of the table cannot be served: {reason}");
             }
             *logged = reasons.into_iter().map(str::to_owned).collect();
+        }
+    }
+
+    /// Takes note of single rows, as they were read from `read_at` on.
+    fn add(&self, rows: &Rows<TagRow>, read_at: Instant) {
+        let _only_writer = lock(&self.directory_writer);
+        let known = self.directory.load_full();
+        log_broken(&known, rows);
+        let mut new = Vec::new();
+        let mut find = |name: &str, step| {
+            known.get(name).cloned().unwrap_or_else(|| {
+                let tag = Arc::new(Tag::new(name, step, self.config.policy.clone(), read_at));
+                new.push(tag.clone());
+                tag
+            })
+        };
+        for row in rows.iter() {
+            self.observe(&find(&row.name, row.step), row, read_at);
+        }
+        for (name, reason) in named(&rows.unreadable) {
+            find(name, 1).observe_unreadable(reason);
+        }
+        if !new.is_empty() && known.len() + new.len() <= TAGS_MAX {
+            info!(new = new.len(), total = known.len() + new.len(), "the table has new tags");
+            self.directory.store(Arc::new(Directory::of(known.tags().cloned().chain(new))));
         }
     }
 

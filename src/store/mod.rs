@@ -22,6 +22,9 @@ pub use tag::{InvalidField, TagDetails};
 /// The most rows that [`SegmentStore::list_tags`] is ever asked for; a table may hold more, the rest is not served.
 pub const TAGS_MAX: usize = 1_000_000;
 
+/// The most tags that [`SegmentStore::look_up`] is ever asked for at once.
+pub const LOOK_UP_MAX: usize = 256;
+
 /// One row of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TagRow {
@@ -111,6 +114,14 @@ pub trait SegmentStore: Send {
     /// # Errors
     /// Any [`StoreError`] but `UnknownTag` and `Overflow`.
     fn list_tags(&mut self, limit: usize) -> Result<Rows<TagRow>, StoreError>;
+
+    /// The rows of these tags, at most [`LOOK_UP_MAX`]; none for one that the table does not have.
+    ///
+    /// # Errors
+    /// Those of [`Self::list_tags`].
+    fn look_up(&mut self, tags: &[&str]) -> Result<Rows<TagRow>, StoreError> {
+        Ok(self.list_tags(TAGS_MAX)?.only(tags))
+    }
 
     /// Raises the row's `max_id` by `amount` IDs (at least 1) and returns its new value: the granted range is
     /// `[returned - amount, returned)`, and does not start below `floor`. Returns only after the store acknowledged

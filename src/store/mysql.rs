@@ -29,8 +29,8 @@ use self::choice::HostChoice;
 use self::conn::Conn;
 use self::host::{Host, Settings, insist_on_writes};
 use super::{
-    Floor, NEEDS_DEFAULT, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow, allowed_max_ids,
-    why_not_reserved,
+    Floor, LOOK_UP_MAX, NEEDS_DEFAULT, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow,
+    allowed_max_ids, why_not_reserved,
 };
 use crate::config::TableSpec;
 use crate::dsn::MySqlDsn;
@@ -42,6 +42,9 @@ const ALTERNATING_BIT_PLACE: u32 = 63;
 
 /// How many parameters a reservation has.
 const RESERVE_PARAMS: usize = 6;
+
+/// How many tags a look-up may have, the least that will do.
+const LOOK_UP_SIZES: [usize; 3] = [1, 16, LOOK_UP_MAX];
 
 /// A Galera node's error without its cluster.
 const NOT_READY: u16 = 1047;
@@ -269,6 +272,22 @@ impl SegmentStore for MySqlStore {
         })
     }
 
+    fn look_up(&mut self, tags: &[&str]) -> Result<Rows<TagRow>, StoreError> {
+        let found = self.call(|Session { conn, .. }, table| table.look_up(conn, tags));
+        match (found, tags) {
+            // One of them cannot even be compared with the column: which?
+            (Err(StoreError::UnknownTag), [_]) => Ok(Rows::new()),
+            (Err(StoreError::UnknownTag), tags) => {
+                let (some, others) = tags.split_at(tags.len() / 2);
+                let (mut found, others) = (self.look_up(some)?, self.look_up(others)?);
+                found.readable.extend(others.readable);
+                found.unreadable.extend(others.unreadable);
+                Ok(found)
+            }
+            (found, _) => found,
+        }
+    }
+
     fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
         let allowed = allowed_max_ids(amount, floor)?;
         self.call(|Session { conn, statements, place, alternating_bit, .. }, table| {
@@ -464,6 +483,22 @@ impl Table {
     fn has_column(&self, conn: &mut Conn, column: &str) -> Result<bool, mysql::Error> {
         let sql = format!("SHOW COLUMNS FROM {} WHERE Field = '{column}'", self.name);
         Ok(!rows::<Row>(conn, sql, ())?.is_empty())
+    }
+
+    /// The rows of these tags. Their number is rounded up, so that there are but a few different statements.
+    fn look_up(&self, conn: &mut Conn, tags: &[&str]) -> Result<Rows<TagRow>, Failure> {
+        let Some(last) = tags.last() else { return Ok(Rows::new()) };
+        let padded = LOOK_UP_SIZES.into_iter().find(|size| *size >= tags.len()).unwrap_or(tags.len());
+        let marks = vec!["?"; padded].join(", ");
+        let sql = format!("SELECT {0}, max_id, step FROM {1} WHERE {0} IN ({marks})", self.tag, self.name);
+        let padding = std::iter::repeat_n(last, padded - tags.len());
+        let params: Vec<Value> = tags.iter().chain(padding).map(Value::from).collect();
+        let mut found = Rows::new();
+        conn.exec_each(&sql, params.into(), |row| {
+            found.push(read::listed(row, |row| read::tag_row(&row)));
+            Ok(())
+        })?;
+        Ok(found.only(tags))
     }
 
     /// Tells why a reservation changed no row.
@@ -767,19 +802,36 @@ fn is_timeout(error: &io::Error) -> bool {
 fn server_error(host: &str, table: &Table, error: &MySqlError) -> StoreError {
     let text = format!("{host}: {} (error {}, state {})", error.message, error.code, error.state);
     match error.code {
-        // Deadlock or failed certification; lock wait; record changed since the snapshot; rolled back at commit.
-        1213 | 1205 | 1020 | 3101 => StoreError::Contended(text),
+        // Deadlock or failed certification; lock wait; record changed since the snapshot; rolled back at commit; the
+        // table, or a prepared statement, changed meanwhile; a limit of a statement's time (MySQL's, MariaDB's).
+        1213 | 1205 | 1020 | 3101 | 1412 | 1615 | 3024 | 1969 => StoreError::Contended(text),
         // Read-only option, transaction, mode, InnoDB or table; a replication plugin that refuses commits.
         1290 | 1792 | 1836 | 1874 | 1036 | 3100 => StoreError::ReadOnly(text),
         // Access denied (by database, login, host, table, column, privilege, password); no such database.
-        1044 | 1045 | 1049 | 1130 | 1142 | 1143 | 1227 | 1698 => StoreError::Denied(text),
+        1044 | 1045 | 1049 | 1130 | 1142 | 1143 | 1227 | 1698
+        // Host blocked; a way to log in, or its plugin, that one side lacks; password expired (for statements, for
+        // logins); account locked (MySQL's, MariaDB's), or for some days; TLS required.
+        | 1129 | 1251 | 1275 | 1524 | 1820 | 1862 | 3118 | 4151 | 3955 | 3159 => StoreError::Denied(text),
         1146 => StoreError::Schema(format!("{text}; run: {}", table.create_statement())),
         1364 => StoreError::Schema(format!("{text}; {NEEDS_DEFAULT}")),
+        // A SELECT that would look at more rows than it may, although the session has no such limit.
+        1104 => StoreError::Schema(format!("{text}; see max_join_size, and what is between here and there")),
         // No such column: what mends it depends on the others.
         1054 => StoreError::Schema(format!("{text}; see `idalloc check`")),
         // Too many connections; out of resources; shutting down; packet errors; aborted; killed; timed out while idle.
-        // Not ready and failed commit (1180): another host may do better.
-        1040
+        // Not ready and failed commit (1180): another host may do better, as for a full disk or table, an error of the
+        // storage engine, no memory, threads, locks or prepared statements left, and a server that is offline.
+        1021
+        | 1030
+        | 1037
+        | 1038
+        | 1114
+        | 1135
+        | 1206
+        | 1461
+        | 3032
+        | 3168
+        | 1040
         | 1041
         | NOT_READY
         | 1053
@@ -794,7 +846,6 @@ fn server_error(host: &str, table: &Table, error: &MySqlError) -> StoreError {
         | 1927
         | 2006
         | 2013
-        | 3024
         | 4031 => StoreError::Unavailable(text),
         // The tag has characters that the column's character set lacks, so no row can have it.
         1267 | 3988 => StoreError::UnknownTag,
@@ -824,13 +875,13 @@ mod tests {
     #[test]
     fn server_errors_are_told_apart() {
         let text = |code| format!("db:3306: why (error {code}, state HY000)");
-        for code in [1213, 1205, 1020, 3101] {
+        for code in [1213, 1205, 1020, 3101, 1412, 1615, 1969, 3024] {
             assert_eq!(judged(code), StoreError::Contended(text(code)));
         }
         for code in [1290, 1792, 1836, 1874, 1036, 3100] {
             assert_eq!(judged(code), StoreError::ReadOnly(text(code)));
         }
-        for code in [1044, 1045, 1049, 1130, 1142, 1143, 1227, 1698] {
+        for code in [1044, 1045, 1049, 1130, 1142, 1143, 1227, 1698, 1129, 1820, 1862, 3118, 4151, 3159] {
             assert_eq!(judged(code), StoreError::Denied(text(code)));
         }
         for code in
@@ -838,7 +889,7 @@ mod tests {
         {
             assert_eq!(judged(code), StoreError::Unavailable(text(code)));
         }
-        for code in [2006, 2013, 3024, 4031] {
+        for code in [2006, 2013, 4031, 1021, 1114, 1135, 1206, 1461, 3032, 3168] {
             assert_eq!(judged(code), StoreError::Unavailable(text(code)));
         }
         for code in [1267, 3988] {

@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 
+use super::TagRow;
 use super::tag::TAG_BYTES_MAX;
 
 /// What a listing found.
@@ -40,6 +41,15 @@ impl<T> Rows<T> {
     #[must_use]
     pub fn total(&self) -> usize {
         self.readable.len() + self.unreadable.len()
+    }
+}
+
+impl Rows<TagRow> {
+    /// Those of exactly these tags: a column's collation may take others for the same.
+    pub(super) fn only(mut self, tags: &[&str]) -> Self {
+        self.readable.retain(|row| tags.contains(&row.name.as_str()));
+        self.unreadable.retain(|row| row.name.as_deref().is_some_and(|name| tags.contains(&name)));
+        self
     }
 }
 

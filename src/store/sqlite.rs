@@ -120,6 +120,21 @@ impl SegmentStore for SqliteStore {
         })
     }
 
+    fn look_up(&mut self, tags: &[&str]) -> Result<Rows<TagRow>, StoreError> {
+        self.call(|Session { db, .. }, table| {
+            let sql = format!("SELECT {0}, max_id, step FROM {1} WHERE {0} = ?1", table.tag, table.name);
+            let mut statement = db.prepare_cached(&sql)?;
+            let mut rows = Rows::new();
+            for tag in tags {
+                let mut found = statement.query([tag])?;
+                while let Some(row) = found.next()? {
+                    rows.push(listed(row, tag_row)?);
+                }
+            }
+            Ok(rows.only(tags))
+        })
+    }
+
     fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
         let allowed = allowed_max_ids(amount, floor)?;
         self.call(|Session { db, has_update_time, .. }, table| {
