@@ -170,3 +170,13 @@ fn a_thread_that_panics_again_and_again_ends_the_process() {
     let next = setup("tokio", &directory, &Clock::new()).start();
     assert_eq!(next.get(ALLOC).id(), 2);
 }
+
+#[test]
+fn a_clock_before_1970_keeps_certificates_from_being_checked_and_says_so() {
+    let clock = Clock::new();
+    clock.set_wall(ODD_TIMES_S[0]);
+    let server = Setup::on("root@tcp(127.0.0.1:1)/db?tls=skip-verify").clock(&clock).start();
+    let line = server.await_log("the store does not answer");
+    assert!(line.contains("clock is before 1970"), "{line}");
+    assert_eq!(server.get("/health").status, 503);
+}

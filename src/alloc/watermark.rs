@@ -76,6 +76,13 @@ struct File {
     /// What tells this table's tags from those of another in the same file.
     scope: String,
     failing: Episode,
+    /// What the log is to be told when the lock is released.
+    news: Option<News>,
+}
+
+enum News {
+    Failing(String),
+    Mended,
 }
 
 impl Watermarks {
@@ -90,7 +97,8 @@ impl Watermarks {
     }
 
     fn open_with(open: OpenDatabase, scope: &str) -> Result<Self, WatermarkError> {
-        let mut file = File { open, database: None, scope: scope.to_owned(), failing: Episode::default() };
+        let mut file =
+            File { open, database: None, scope: scope.to_owned(), failing: Episode::default(), news: None };
         let marks = file.read()?;
         Ok(Self { marks: Mutex::new(marks), file: Mutex::new(Some(file)) })
     }
@@ -108,14 +116,15 @@ impl Watermarks {
     /// # Errors
     /// The watermark then stays as it is, and nothing of the range may be handed out.
     pub fn advance(&self, tag: &str, granted: IdRange) -> Result<(), Refusal> {
-        let mut file = lock(&self.file);
-        let end = lock(&self.marks).get(tag).map_or(0, |mark| mark.end);
-        if granted.start < end {
-            return Err(Refusal::Behind(end));
-        }
-        write(&mut file, &[(tag, granted.end)]).map_err(Refusal::NotDurable)?;
-        lock(&self.marks).entry(tag.into()).or_default().end = granted.end;
-        Ok(())
+        self.with_file(|file| {
+            let end = lock(&self.marks).get(tag).map_or(0, |mark| mark.end);
+            if granted.start < end {
+                return Err(Refusal::Behind(end));
+            }
+            write(file, &[(tag, granted.end)]).map_err(Refusal::NotDurable)?;
+            lock(&self.marks).entry(tag.into()).or_default().end = granted.end;
+            Ok(())
+        })
     }
 
     /// Lowers watermarks to one past the highest ID that was handed out of each tag, when no more will be: what lies
@@ -124,18 +133,38 @@ impl Watermarks {
     /// # Errors
     /// The file cannot be written; the watermarks then stay as they are.
     pub fn lower(&self, handed_out_ends: &[(&str, Option<i64>)]) -> Result<(), WatermarkError> {
-        let mut file = lock(&self.file);
-        let mut lowered = Vec::new();
-        for (tag, handed_out_end) in handed_out_ends {
-            if let Some(mark) = lock(&self.marks).get(*tag) {
-                lowered.push((*tag, mark.end.min(mark.floor.max(handed_out_end.unwrap_or(0)))));
+        self.with_file(|file| {
+            let mut lowered = Vec::new();
+            for (tag, handed_out_end) in handed_out_ends {
+                if let Some(mark) = lock(&self.marks).get(*tag) {
+                    lowered.push((*tag, mark.end.min(mark.floor.max(handed_out_end.unwrap_or(0)))));
+                }
             }
+            write(file, &lowered)?;
+            for (tag, end) in lowered {
+                lock(&self.marks).entry(tag.into()).or_default().end = end;
+            }
+            Ok(())
+        })
+    }
+
+    /// Uses the file under its lock, and tells the log of its state after that.
+    fn with_file<T>(&self, use_it: impl FnOnce(&mut Option<File>) -> T) -> T {
+        let mut file = lock(&self.file);
+        let result = use_it(&mut file);
+        let news = file.as_mut().and_then(|file| file.news.take());
+        drop(file);
+        match news {
+            Some(News::Failing(cause)) => {
+                error!(
+                    cause,
+                    "the watermark file cannot be written: no IDs are handed out but those in memory"
+                );
+            }
+            Some(News::Mended) => info!("the watermark file can be written again"),
+            None => {}
         }
-        write(&mut file, &lowered)?;
-        for (tag, end) in lowered {
-            lock(&self.marks).entry(tag.into()).or_default().end = end;
-        }
-        Ok(())
+        result
     }
 
     /// Keeps the tag's watermark from being lowered below what it is now: its row is gone, and if it comes back, who
@@ -197,12 +226,12 @@ impl File {
     fn write(&mut self, new: &[(&str, i64)]) -> Result<(), WatermarkError> {
         let written = self.try_write(new);
         match &written {
-            Ok(()) if self.failing.is_over() => info!("the watermark file can be written again"),
+            Ok(()) if self.failing.is_over() => self.news = Some(News::Mended),
             Ok(()) => {}
             Err(cause) => {
                 self.database = None;
                 if self.failing.holds(Instant::now()) {
-                    error!(%cause, "the watermark file cannot be written: no IDs are handed out but those in memory");
+                    self.news = Some(News::Failing(cause.to_string()));
                 }
             }
         }

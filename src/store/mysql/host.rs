@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mysql::{DriverError, Opts, OptsBuilder, SslOpts};
 
@@ -85,6 +85,11 @@ impl Host {
         if let Some(path) = &self.tls_ca {
             File::open(path)
                 .map_err(|e| StoreError::Unavailable(format!("tls-ca {}: {e}", path.display())))?;
+        }
+        // rustls panics then: certificates are valid from a date on.
+        if !matches!(self.tls, Tls::Off) && SystemTime::now() < UNIX_EPOCH {
+            let text = "the system's clock is before 1970: TLS certificates cannot be checked";
+            return Err(StoreError::Unavailable(text.to_owned()).into());
         }
         let mut conn = match self.connect_any_address(&self.opts) {
             Err(mysql::Error::DriverError(DriverError::TlsNotSupported))
