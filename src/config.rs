@@ -55,6 +55,7 @@ const HTTP_ENGINE: TextKey =
 const WORKERS: IntegerKey =
     IntegerKey { name: "Workers", default: None, min: 1, max: WORKERS_MAX, unit: "threads" };
 const MAX_CONNECTIONS: IntegerKey = IntegerKey::new("MaxConnections", 16_384, 1, 1_000_000, "connections");
+const DRAIN_SECONDS: IntegerKey = IntegerKey::new("DrainSeconds", 5, 0, 3600, "s");
 const ALLOC_TIMEOUT: IntegerKey = IntegerKey::new("AllocTimeout", 2000, 1, 60_000, "ms");
 const MAX_BATCH: IntegerKey = IntegerKey::new("MaxBatch", 10_000, 1, 100_000, "IDs");
 const MAX_LEASE: IntegerKey = IntegerKey::new("MaxLease", 1_000_000, 1, 1_000_000_000, "IDs");
@@ -99,6 +100,7 @@ pub const KEYS: &[Key] = &[
     Key::Text(HTTP_ENGINE),
     Key::Integer(WORKERS),
     Key::Integer(MAX_CONNECTIONS),
+    Key::Integer(DRAIN_SECONDS),
     Key::Integer(ALLOC_TIMEOUT),
     Key::Integer(MAX_BATCH),
     Key::Integer(MAX_LEASE),
@@ -229,6 +231,8 @@ pub struct Config {
     pub workers: usize,
     /// `MaxConnections`: the most connections open at once.
     pub connections_max: usize,
+    /// `DrainSeconds`: how long requests are served on after the signal to stop.
+    pub drain_time: Duration,
     /// `AllocTimeout`: the longest time a request waits for the store.
     pub alloc_timeout: Duration,
     /// `MaxBatch`: the most IDs listed in one response.
@@ -473,6 +477,7 @@ impl Config {
             http_engine: file.text(&HTTP_ENGINE, parse_engine)?,
             workers: file.integer(&WORKERS)?,
             connections_max: file.integer(&MAX_CONNECTIONS)?,
+            drain_time: file.integer(&DRAIN_SECONDS).map(Duration::from_secs)?,
             alloc_timeout: file.millis(&ALLOC_TIMEOUT)?,
             batch_max: file.integer(&MAX_BATCH)?,
             lease_max: file.integer(&MAX_LEASE)?,
@@ -522,6 +527,7 @@ impl Config {
             HTTP_ENGINE.name: engine,
             WORKERS.name: self.workers,
             MAX_CONNECTIONS.name: self.connections_max,
+            DRAIN_SECONDS.name: self.drain_time.as_secs(),
             ALLOC_TIMEOUT.name: ms(self.alloc_timeout),
             MAX_BATCH.name: self.batch_max,
             MAX_LEASE.name: self.lease_max,
@@ -876,6 +882,7 @@ mod tests {
             http_engine: HttpEngine::Tokio,
             workers: std::thread::available_parallelism().unwrap().get(),
             connections_max: 16_384,
+            drain_time: Duration::from_secs(5),
             alloc_timeout: Duration::from_secs(2),
             batch_max: 10_000,
             lease_max: 1_000_000,
@@ -908,6 +915,7 @@ mod tests {
         let text = r#"{
             "DSN": "u:p@tcp(h)/db", "table": "ids.t$1", "TagColumn": "biz_tag", "HttpHost": "::1", "HttpPort": 0,
             "HttpReadTimeout": 1, "HttpWriteTimeout": 2, "HttpIdleTimeout": 3, "HttpEngine": "may_minihttp",
+            "DrainSeconds": 17,
             "Workers": 4, "MaxConnections": 5, "AllocTimeout": 6, "MaxBatch": 7, "MaxLease": 8, "RefillThreads": 9,
             "PreloadTags": 0, "TagReloadSeconds": 11,
             "SegmentSeconds": 12, "MaxStepFactor": 13, "WatermarkPath": "w.db", "OnRegression": "advance", "LogFormat": "json",
@@ -930,6 +938,7 @@ mod tests {
             http_engine: HttpEngine::MayMinihttp,
             workers: 4,
             connections_max: 5,
+            drain_time: Duration::from_secs(17),
             alloc_timeout: Duration::from_millis(6),
             batch_max: 7,
             lease_max: 8,
@@ -1001,6 +1010,7 @@ mod tests {
             "HttpIdleTimeout 75000: 1 to 3600000 ms",
             "Workers available cores: 1 to 1024 threads",
             "MaxConnections 16384: 1 to 1000000 connections",
+            "DrainSeconds 5: 0 to 3600 s",
             "AllocTimeout 2000: 1 to 60000 ms",
             "MaxBatch 10000: 1 to 100000 IDs",
             "MaxLease 1000000: 1 to 1000000000 IDs",

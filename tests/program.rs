@@ -24,6 +24,9 @@ on_each_engine! {
     a_claim_under_way_is_answered_before_the_end_and_nothing_new_is_accepted
     a_claim_that_a_silent_store_leaves_waiting_is_told_before_the_end
     a_second_signal_ends_it_at_once_though_a_claim_waits
+    a_server_that_is_told_to_stop_serves_on_until_its_balancers_know
+    the_end_does_not_wait_for_those_who_are_not_there
+    a_signal_that_comes_twice_at_once_is_one_and_an_ignored_one_is_none
 }
 
 /// A password that must not be seen.
@@ -417,6 +420,94 @@ fn a_signal_ends_it_with_success_though_connections_are_open(engine: &str) {
     }
 }
 
+fn a_server_that_is_told_to_stop_serves_on_until_its_balancers_know(engine: &str) {
+    const DRAIN: Duration = Duration::from_secs(3);
+    for signal in [libc::SIGTERM, libc::SIGHUP] {
+        let directory = tempfile::tempdir().unwrap();
+        let setup = Setup::embedded(&directory.path().join("ids.db")).key("HttpEngine", engine);
+        let mut server = setup.key("DrainSeconds", DRAIN.as_secs()).start();
+        server.await_status("/health", 200);
+        let mut open = server.connect();
+        let mut next = open.get("/alloc?app_tag=test_business").id();
+        let mut idle = server.connect();
+        assert_eq!(idle.get("/health").status, 200);
+        server.signal(signal);
+        let signalled = Instant::now();
+        server.await_log("stopping");
+        let mut served = 0;
+        while signalled.elapsed() < DRAIN - Duration::from_millis(500) {
+            let health = server.get("/health");
+            assert_eq!(
+                (health.status, &*health.headers["connection"]),
+                (503, "close"),
+                "{engine}: {health:?}"
+            );
+            for client in [&mut open, &mut server.connect()] {
+                let Some(response) = client.try_get("/alloc?app_tag=test_business") else { continue };
+                assert_eq!(response.headers["connection"], "close", "{engine}: {response:?}");
+                next += 1;
+                assert_eq!(response.id(), next, "{engine}");
+                assert!(client.is_closed(), "{engine}");
+                served += 1;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert!(served > 5, "{engine}: {served} served");
+        // Nobody was told on this one.
+        let response = idle.get("/alloc?app_tag=test_business");
+        assert_eq!((response.id(), &*response.headers["connection"]), (next + 1, "close"), "{engine}");
+        assert_eq!(server.wait().code(), Some(0), "{engine}");
+        assert!(signalled.elapsed() >= DRAIN && signalled.elapsed() < DRAIN + END_MAX, "{engine}");
+    }
+}
+
+fn the_end_does_not_wait_for_those_who_are_not_there(engine: &str) {
+    let start = || {
+        let directory = tempfile::tempdir().unwrap();
+        let setup = Setup::embedded(&directory.path().join("ids.db")).key("HttpEngine", engine);
+        let server = setup.key("DrainSeconds", 600).start();
+        server.await_status("/health", 200);
+        (directory, server)
+    };
+    let (_directory, mut server) = start();
+    server.signal(libc::SIGTERM);
+    let signalled = Instant::now();
+    // A balancer's probe each second is somebody.
+    for _ in 0..3 {
+        thread::sleep(Duration::from_secs(1));
+        assert_eq!(server.get("/health").status, 503, "{engine}");
+    }
+    assert_eq!(server.wait().code(), Some(0), "{engine}");
+    let (took, least) = (signalled.elapsed(), Duration::from_secs(5));
+    assert!(took >= least && took < least + END_MAX, "{engine}: {took:?}");
+    // Who sits at a terminal does not wait for balancers.
+    let (_directory, mut server) = start();
+    let _client = server.connect();
+    server.signal(libc::SIGINT);
+    let signalled = Instant::now();
+    assert_eq!(server.wait().code(), Some(0), "{engine}");
+    assert!(signalled.elapsed() < Duration::from_secs(2), "{engine}: {:?}", signalled.elapsed());
+}
+
+fn a_signal_that_comes_twice_at_once_is_one_and_an_ignored_one_is_none(engine: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let setup = Setup::embedded(&directory.path().join("ids.db")).key("HttpEngine", engine);
+    let mut server = setup.key("DrainSeconds", 1).ignores(libc::SIGHUP).start();
+    server.await_status("/health", 200);
+    // As under nohup.
+    server.signal(libc::SIGHUP);
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(server.get("/health").status, 200, "{engine}");
+    server.signal(libc::SIGTERM);
+    server.await_log("stopping");
+    server.signal(libc::SIGTERM);
+    server.signal(libc::SIGINT);
+    assert_eq!(server.wait().code(), Some(0), "{engine}");
+    let log = server.rest_of_log();
+    assert!(!log.iter().any(|line| line.contains("second signal")), "{engine}: {log:?}");
+    assert!(log.iter().any(|line| line.contains("stopped")), "{engine}: {log:?}");
+}
+
 /// A server on a table whose one row is locked by `lock`, and a claim that waits for it.
 struct Stuck {
     database: MariaDb,
@@ -521,6 +612,8 @@ fn a_second_signal_ends_it_at_once_though_a_claim_waits(engine: &str) {
         let Stuck { mut server, mut claim, lock, .. } = stuck(engine, 60_000);
         server.signal(libc::SIGTERM);
         server.await_log("stopping");
+        // One that comes sooner is the same.
+        thread::sleep(Duration::from_millis(150));
         assert!(server.is_running(), "{engine}: it waits for the claim");
         let signalled = Instant::now();
         server.signal(second);

@@ -26,6 +26,9 @@ const END_MAX: Duration = Duration::from_secs(8);
 /// How long answers under way are waited for.
 const DRAIN_MAX: Duration = Duration::from_secs(6);
 
+/// Whoever signals all processes of a group, or of a container, may signal this one twice.
+const SAME_SIGNAL: Duration = Duration::from_millis(100);
+
 /// Files that are open in any case beside those of workers and refill threads: the standard streams, the listeners, the
 /// runtimes, the watermarks', and those of a session with the store.
 const FILES_AT_REST: usize = 24;
@@ -64,6 +67,7 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     let listen_error =
         |cause| RunError::Listen { address: format!("{}:{}", config.http_host, config.http_port), cause };
     let server = Server::start(&config, &allocator, memory::trim).map_err(listen_error)?;
+    let drain_time = config.drain_time;
     let (monitor, service) = (allocator.monitor(), server.service());
     runtime.spawn(supervise::run("the watch on readiness", move || {
         readiness::log_changes(monitor.clone(), service.clone())
@@ -75,14 +79,22 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     }
     print_aside(greeting)?;
 
-    let given_up = runtime.block_on(async {
+    let end = runtime.block_on(async {
         tokio::select! {
-            () = signals.next() => None,
-            name = supervise::given_up() => Some(name),
+            signal = signals.next() => Ok(signal),
+            name = supervise::given_up() => Err(name),
         }
     });
-    info!("stopping: no new connections, answering what is under way");
+    let told = Instant::now();
+    server.begin_drain();
+    // Who sits at a terminal is not behind a balancer.
+    let serve_on = if end == Ok(SignalKind::interrupt()) { Duration::ZERO } else { drain_time };
+    info!(
+        DrainSeconds = serve_on.as_secs(),
+        "stopping: /health fails; serving until nobody is left, for so long at most"
+    );
     let ender = thread::Builder::new().name("idalloc-end".to_owned()).spawn(move || {
+        server.await_departures(serve_on);
         let began = Instant::now();
         server.drain(DRAIN_MAX);
         allocator.close(END_MAX.saturating_sub(began.elapsed()));
@@ -95,7 +107,7 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
         };
         tokio::select! {
             () = ended => true,
-            () = signals.next() => false,
+            () = signals.next_after(told + SAME_SIGNAL) => false,
         }
     });
     if !ended {
@@ -107,7 +119,7 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     }
     // An operator's change that the store does not answer would hold up the end otherwise.
     runtime.shutdown_background();
-    given_up.map_or(Ok(()), |name| Err(RunError::GivenUp(name)))
+    end.map(drop).map_err(RunError::GivenUp)
 }
 
 /// Prints what nobody need read: whoever started this server may have closed the output, or let it fill up.
@@ -169,7 +181,7 @@ async fn start_unless_stopped(
             Ok(allocator) => Ok(Some(allocator?)),
             Err(_) => Err(io::Error::other("the start panicked").into()),
         },
-        () = signals.next() => Ok(None),
+        _ = signals.next() => Ok(None),
     }
 }
 
@@ -195,20 +207,48 @@ fn shown(address: std::net::SocketAddr) -> String {
     }
 }
 
+/// The signals that end the server.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// `None` where whoever started the server has it ignored, as nohup does.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let hangup = (!is_ignored(libc::SIGHUP)).then(|| signal(SignalKind::hangup())).transpose()?;
+        let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+        Ok(Self { interrupt: interrupt?, terminate: terminate?, hangup })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> SignalKind {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = hangup => SignalKind::hangup(),
         }
     }
+
+    /// The next one that does not come before `earliest`.
+    async fn next_after(&mut self, earliest: Instant) {
+        while {
+            self.next().await;
+            Instant::now() < earliest
+        } {}
+    }
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: all of its fields may be zero.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action it only writes the present one to `action`, which outlives the call.
+    let done = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    done == 0 && action.sa_sigaction == libc::SIG_IGN
 }

@@ -29,7 +29,7 @@ pub struct Service {
     pub lease_max: u64,
     /// The longest that a request waits for IDs.
     pub alloc_timeout: Duration,
-    /// Set when the server is told to stop: from then on `/health` and new claims get 503.
+    /// Set when the server is told to stop: from then on `/health` gets 503, and claims are served on.
     pub draining: AtomicBool,
     /// What is counted.
     pub counters: Counters,
@@ -199,7 +199,6 @@ impl Handler {
     }
 
     fn alloc(&mut self, request: &Request<'_>) -> Result<Reply, ApiError> {
-        self.refuse_when_draining()?;
         let grant = self.grant(request)?;
         let tag = allowed(grant, required_tag(request)?)?;
         let count = count(request, self.service.batch_max)?;
@@ -216,7 +215,6 @@ impl Handler {
     }
 
     fn segment(&mut self, request: &Request<'_>) -> Result<Reply, ApiError> {
-        self.refuse_when_draining()?;
         let grant = self.grant(request)?;
         let tag = allowed(grant, required_tag(request)?)?;
         let limit = self.service.lease_max;
@@ -230,7 +228,9 @@ impl Handler {
     }
 
     fn health(&mut self, request: &Request<'_>) -> Result<Reply, ApiError> {
-        self.refuse_when_draining()?;
+        if self.service.is_draining() {
+            return Err(unavailable(AllocError::Closed.to_string()));
+        }
         match optional_tag(request)? {
             Some(tag) => {
                 let tag = allowed(self.grant(request)?, tag)?;
@@ -259,13 +259,6 @@ impl Handler {
         match &self.service.access {
             None => Ok(None),
             Some(access) => token_grant(access, request).map(Some),
-        }
-    }
-
-    fn refuse_when_draining(&self) -> Result<(), ApiError> {
-        match self.service.is_draining() {
-            true => Err(unavailable(AllocError::Closed.to_string())),
-            false => Ok(()),
         }
     }
 

@@ -10,10 +10,12 @@ pub mod request;
 pub mod response;
 
 use std::io;
+use std::mem;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -28,6 +30,12 @@ use handler::{Handler, Service};
 compile_error!(
     "idalloc must be built with panic = \"unwind\", which is Cargo's default: see [profile] in Cargo.toml"
 );
+
+/// A server that is told to stop and has had no connection for so long, and so no balancer's probe either, has nobody left
+/// who might send it a request. Probes come every second or two; that there is no connection at this moment says nothing.
+const NOBODY_LEFT: Duration = Duration::from_secs(2);
+/// How often it is looked whether somebody is there.
+const DEPARTURES_LOOK: Duration = Duration::from_millis(20);
 
 /// Connections that may wait to be accepted; the kernel lowers it to its own limit.
 const ACCEPT_BACKLOG: i32 = 4096;
@@ -110,10 +118,31 @@ impl Server {
         self.service.clone()
     }
 
-    /// Stops listening, answers the requests that are under way, refuses new ones, and closes every connection, within `limit`.
-    pub fn drain(self, limit: Duration) {
+    /// From now on `/health` fails, and every answer is the last on its connection.
+    pub fn begin_drain(&self) {
         // Relaxed: see `Service::is_draining`.
         self.service.draining.store(true, Relaxed);
+    }
+
+    /// Serves on for so long, or until nobody has been there for [`NOBODY_LEFT`]: so balancers find out, and clients go
+    /// elsewhere.
+    pub fn await_departures(&self, limit: Duration) {
+        let connections = &self.service.counters.connections;
+        let arrivals = || connections.accepted() + connections.refused();
+        let began = Instant::now();
+        let (mut somebody_at, mut arrived) = (began, arrivals());
+        while began.elapsed() < limit && somebody_at.elapsed() < NOBODY_LEFT {
+            thread::sleep(DEPARTURES_LOOK.min(limit));
+            let arrived_before = mem::replace(&mut arrived, arrivals());
+            if connections.open() > 0 || arrived != arrived_before {
+                somebody_at = Instant::now();
+            }
+        }
+    }
+
+    /// Stops listening, answers what is under way, and closes every connection, within `limit`.
+    pub fn drain(self, limit: Duration) {
+        self.begin_drain();
         match self.engine {
             Engine::Tokio(engine) => engine.drain(limit),
             Engine::May(engine) => engine.drain(limit),

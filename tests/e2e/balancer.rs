@@ -1,4 +1,4 @@
-//! HAProxy and nginx with the configurations of deploy/: only the addresses are others.
+//! HAProxy and nginx, with the configurations of deploy/, where only the addresses are others, or with as little as they take.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -20,7 +20,52 @@ const POLL: Duration = Duration::from_millis(10);
 pub enum Kind {
     HaProxy,
     Nginx,
+    /// With its own defaults, but for how often it asks for the nodes' health.
+    PlainHaProxy,
+    /// With its own defaults, and no node is ever left alone.
+    PlainNginx,
 }
+
+impl Kind {
+    fn is_haproxy(self) -> bool {
+        matches!(self, Kind::HaProxy | Kind::PlainHaProxy)
+    }
+}
+
+const PLAIN_HAPROXY: &str = "
+    global
+        stats socket /run/haproxy/idalloc.sock mode 660 level admin
+    defaults
+        mode http
+        timeout connect 5s
+        timeout client 30s
+        timeout server 30s
+    frontend idalloc
+        bind :8880
+        default_backend nodes
+    backend nodes
+        option httpchk GET /health
+        server node1 10.0.0.1:8880 check inter 1s
+        server node2 10.0.0.2:8880 check inter 1s
+        server node3 10.0.0.3:8880 check inter 1s
+";
+
+const PLAIN_NGINX: &str = "
+    upstream idalloc {
+        server 10.0.0.1:8880 max_fails=0;
+        server 10.0.0.2:8880 max_fails=0;
+        server 10.0.0.3:8880 max_fails=0;
+        keepalive 16;
+    }
+    server {
+        listen 8880;
+        proxy_http_version 1.1;
+        proxy_set_header Connection '';
+        location / {
+            proxy_pass http://idalloc;
+        }
+    }
+";
 
 /// One running balancer. Dropping it ends it.
 pub struct Balancer {
@@ -37,8 +82,10 @@ impl Balancer {
         let dir = tempfile::tempdir().expect("a directory");
         let port = quiet_port();
         let command = match kind {
-            Kind::HaProxy => haproxy(&dir, port, nodes),
-            Kind::Nginx => nginx(&dir, port, nodes),
+            Kind::HaProxy => haproxy(&dir, port, nodes, &text_of("deploy/haproxy.cfg")),
+            Kind::Nginx => nginx(&dir, port, nodes, &text_of("deploy/nginx.conf")),
+            Kind::PlainHaProxy => haproxy(&dir, port, nodes, PLAIN_HAPROXY),
+            Kind::PlainNginx => nginx(&dir, port, nodes, PLAIN_NGINX),
         };
         let balancer = Balancer { kind, port, nodes: nodes.to_vec(), child: spawn(kind, command), dir };
         balancer.await_that("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
@@ -47,7 +94,7 @@ impl Balancer {
 
     /// Waits until it sends requests to this node, and the node answers them.
     pub fn await_service(&self, node: usize) {
-        if self.kind == Kind::HaProxy {
+        if self.kind.is_haproxy() {
             self.await_that("it is up", || self.column(node, "status").starts_with("UP"));
         }
         let before = self.served_by(node);
@@ -57,10 +104,10 @@ impl Balancer {
     /// Waits until it has found out that this node does not serve.
     pub fn await_removal(&self, node: usize) {
         match self.kind {
-            Kind::HaProxy => {
+            Kind::HaProxy | Kind::PlainHaProxy => {
                 self.await_that("it is down", || self.column(node, "status").starts_with("DOWN"))
             }
-            Kind::Nginx => {
+            Kind::Nginx | Kind::PlainNginx => {
                 let lines = || self.lines_with("server temporarily disabled", node);
                 let before = lines();
                 self.await_that("it is left alone", || lines() > before);
@@ -71,18 +118,18 @@ impl Balancer {
     /// Whether it takes every node for one that does not serve.
     pub fn has_nobody(&self) -> bool {
         match self.kind {
-            Kind::HaProxy => {
+            Kind::HaProxy | Kind::PlainHaProxy => {
                 (0..self.nodes.len()).all(|node| self.column(node, "status").starts_with("DOWN"))
             }
-            Kind::Nginx => self.read("error.log").contains("no live upstreams"),
+            Kind::Nginx | Kind::PlainNginx => self.read("error.log").contains("no live upstreams"),
         }
     }
 
     /// The answers with IDs that a node has given through it.
     fn served_by(&self, node: usize) -> u64 {
         match self.kind {
-            Kind::HaProxy => self.column(node, "hrsp_2xx").parse().expect("a number"),
-            Kind::Nginx => {
+            Kind::HaProxy | Kind::PlainHaProxy => self.column(node, "hrsp_2xx").parse().expect("a number"),
+            Kind::Nginx | Kind::PlainNginx => {
                 let own = format!("127.0.0.1:{} 200\n", self.nodes[node]);
                 self.read("access.log").matches(&own).count() as u64
             }
@@ -138,9 +185,9 @@ impl Drop for Balancer {
     }
 }
 
-fn haproxy(dir: &TempDir, port: u16, nodes: &[u16]) -> Command {
+fn haproxy(dir: &TempDir, port: u16, nodes: &[u16], config: &str) -> Command {
     let socket = dir.path().join("stats");
-    let config = with_addresses(&text_of("deploy/haproxy.cfg"), port, nodes)
+    let config = with_addresses(config, port, nodes)
         .replace("/run/haproxy/idalloc.sock", socket.to_str().expect("UTF-8"));
     let file = dir.path().join("haproxy.cfg");
     fs::write(&file, config).expect("write the configuration");
@@ -149,8 +196,8 @@ fn haproxy(dir: &TempDir, port: u16, nodes: &[u16]) -> Command {
     command
 }
 
-fn nginx(dir: &TempDir, port: u16, nodes: &[u16]) -> Command {
-    let config = with_addresses(&text_of("deploy/nginx.conf"), port, nodes);
+fn nginx(dir: &TempDir, port: u16, nodes: &[u16], config: &str) -> Command {
+    let config = with_addresses(config, port, nodes);
     fs::write(dir.path().join("idalloc.conf"), config).expect("write the configuration");
     // What a distribution's nginx.conf has around conf.d/.
     let whole = "

@@ -16,6 +16,8 @@ const CLIENTS: u64 = 6;
 const TAG: &str = "orders";
 /// Keeps the load small: what is looked for does not depend on its size.
 const PACE: Duration = Duration::from_millis(2);
+/// More than HAProxy takes to find out here.
+const DRAIN_SECONDS: u64 = 4;
 /// How many more answers show that nothing has stopped.
 const PROOF: u64 = 1000;
 
@@ -27,6 +29,16 @@ fn nodes_die_stop_and_come_back_behind_haproxy() {
 #[test]
 fn nodes_die_stop_and_come_back_behind_nginx() {
     nodes_die_stop_and_come_back(Kind::Nginx);
+}
+
+#[test]
+fn restarts_are_not_noticed_behind_a_plain_haproxy() {
+    restarts_are_not_noticed(Kind::PlainHaProxy);
+}
+
+#[test]
+fn restarts_are_not_noticed_behind_a_plain_nginx() {
+    restarts_are_not_noticed(Kind::PlainNginx);
 }
 
 #[test]
@@ -57,6 +69,22 @@ fn nodes_die_stop_and_come_back(kind: Kind) {
         load.await_answers();
         nodes.insert(1, site.start_node(1));
         (0..NODES).for_each(|node| site.balancer.await_service(node));
+    });
+}
+
+/// Whatever the balancer does about failures: there are none that it would have to do something about.
+fn restarts_are_not_noticed(kind: Kind) {
+    const RESTARTS: usize = 10;
+    let site = Site::start(kind);
+    site.under_load(|nodes, load| {
+        for node in (0..NODES).cycle().take(RESTARTS) {
+            (0..NODES).for_each(|node| site.balancer.await_service(node));
+            let mut stopped = nodes.remove(&node).expect("a node");
+            stopped.signal(libc::SIGTERM);
+            assert!(stopped.wait().success(), "a clean end");
+            load.await_answers();
+            nodes.insert(node, site.start_node(node));
+        }
     });
 }
 
@@ -109,6 +137,7 @@ impl Site {
             .key("HttpPort", self.ports[node])
             .key("WatermarkPath", watermark.to_str().expect("UTF-8"))
             .key("TagReloadSeconds", 1)
+            .key("DrainSeconds", DRAIN_SECONDS)
             .start();
         server.await_status("/health", 200);
         server

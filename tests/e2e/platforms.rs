@@ -20,6 +20,10 @@ const MANIFESTS: &str = "deploy/kubernetes.yaml";
 /// What the README promises of a clean end.
 const CLEAN_END_S: u64 = 8;
 
+fn drain_s() -> u64 {
+    default_of("DrainSeconds").parse().expect("seconds")
+}
+
 #[test]
 fn systemd_accepts_the_unit_and_finds_it_well_confined() {
     let unit = text_of(UNIT);
@@ -33,7 +37,7 @@ fn systemd_accepts_the_unit_and_finds_it_well_confined() {
     // In tenths, of ten: 9.6 is a service without any confinement.
     approves("systemd-analyze", &["security", "--no-pager", "--offline=true", "--threshold=15", file]);
     let setting = |name: &str| unit.lines().find_map(|line| line.strip_prefix(name)).expect("the setting");
-    assert!(setting("TimeoutStopSec=").parse::<u64>().expect("seconds") > CLEAN_END_S);
+    assert!(setting("TimeoutStopSec=").parse::<u64>().expect("seconds") > drain_s() + CLEAN_END_S);
     let watermark = default_of("WatermarkPath");
     assert!(
         !watermark.contains('/') && setting("WorkingDirectory=") == "%S/idalloc",
@@ -153,9 +157,8 @@ fn the_manifests_are_well_formed_and_fit_together() {
             [&probe["httpGet"]["port"], &probe["tcpSocket"]["port"]].into_iter().find_map(Value::as_str);
         assert!(ports.iter().any(|(name, _)| Some(name.as_str()) == port), "{probe}");
     }
-    let pause = container["lifecycle"]["preStop"]["exec"]["command"][1].as_str().expect("seconds");
     let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().expect("seconds");
-    assert!(grace > pause.parse::<u64>().expect("seconds") + CLEAN_END_S);
+    assert!(grace > drain_s() + CLEAN_END_S);
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub struct Server {
 pub struct Setup {
     keys: serde_json::Map<String, Value>,
     open_files: Option<(u64, u64)>,
-    survives_full_disk: bool,
+    ignored_signal: Option<i32>,
     with_admin: bool,
     environment: Vec<(String, OsString)>,
     stderr: Option<OwnedFd>,
@@ -51,10 +51,12 @@ impl Setup {
         keys.insert("HttpHost".into(), "127.0.0.1".into());
         keys.insert("Workers".into(), 2.into());
         keys.insert("AdminPort".into(), 0.into());
+        // Most tests end a server with nobody left who would have to find out.
+        keys.insert("DrainSeconds".into(), 0.into());
         Setup {
             keys,
             open_files: None,
-            survives_full_disk: false,
+            ignored_signal: None,
             with_admin: false,
             environment: Vec::new(),
             stderr: None,
@@ -86,8 +88,13 @@ impl Setup {
 
     /// A process that gets an error, as from a full disk, and not a signal, when a file reaches
     /// [`Server::limit_files`].
-    pub fn survives_full_disk(mut self) -> Setup {
-        self.survives_full_disk = true;
+    pub fn survives_full_disk(self) -> Setup {
+        self.ignores(libc::SIGXFSZ)
+    }
+
+    /// A process that is started with this signal ignored.
+    pub fn ignores(mut self, signal: i32) -> Setup {
+        self.ignored_signal = Some(signal);
         self
     }
 
@@ -163,10 +170,10 @@ impl Setup {
             // SAFETY: one system call, which may be made between fork and exec.
             unsafe { command.pre_exec(move || Resource::NOFILE.set(soft, hard)) };
         }
-        if self.survives_full_disk {
-            let ignore = || {
+        if let Some(signal) = self.ignored_signal {
+            let ignore = move || {
                 // SAFETY: one system call, which may be made between fork and exec; what is ignored stays so.
-                unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+                unsafe { libc::signal(signal, libc::SIG_IGN) };
                 Ok(())
             };
             // SAFETY: `ignore` does nothing else.

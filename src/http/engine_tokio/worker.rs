@@ -21,7 +21,7 @@ use crate::http::handler::{Handler, Service, Shortcut};
 use crate::http::request::{Memo, Request};
 use crate::http::response::{Delivery, Encoder};
 
-/// How long an idle connection stays open when the server stops, so that a request that is on its way gets an answer.
+/// How long an idle connection stays open when the server listens no more, so that a request that is on its way gets an answer.
 const DRAIN_IDLE: Duration = Duration::from_millis(300);
 /// Pairs of buffers that are kept when there is no rush.
 const SPARE_BUFFERS_KEPT: usize = 4;
@@ -40,6 +40,8 @@ pub(super) struct Worker {
     pub limits: Limits,
     pub service: Arc<Service>,
     pub tally: Arc<CachePadded<Tally>>,
+    /// Nobody can connect any more.
+    is_ending: Cell<bool>,
     open: Arc<AtomicUsize>,
     spare_buffers: RefCell<Vec<Buffers>>,
     watches: RefCell<Slab<Rc<Watch>>>,
@@ -134,6 +136,7 @@ impl Worker {
             encoder: RefCell::default(),
             memo: RefCell::default(),
             limits,
+            is_ending: Cell::default(),
             open,
             spare_buffers: RefCell::default(),
             watches: RefCell::default(),
@@ -161,6 +164,7 @@ impl Worker {
     }
 
     async fn drain(&self, mut ticks: tokio::time::Interval) {
+        self.is_ending.set(true);
         self.tick();
         for (_, watch) in self.watches.borrow().iter() {
             if let Some(until) = watch.idle_until.get() {
@@ -242,7 +246,7 @@ impl Worker {
 
     /// The connection waits for the first byte of a request.
     pub fn begin_idle(&self, watch: &Watch) {
-        let limit = if self.is_draining() { DRAIN_IDLE } else { self.limits.idle_timeout };
+        let limit = if self.is_ending.get() { DRAIN_IDLE } else { self.limits.idle_timeout };
         watch.idle_until.set(Some(self.deadline_after(limit)));
         watch.set_deadline(self.deadline_after(limit.min(self.limits.write_timeout)));
     }
