@@ -27,6 +27,8 @@ const EMBEDDED: &str = r#"{"DSN": "sqlite:idalloc.db"}"#;
 
 const WORKERS_MAX: u64 = 1024;
 
+const MIB: usize = 1024 * 1024;
+
 /// How long a token may be: a shorter one is soon guessed.
 const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
 const ACCESS_TOKENS_MAX: usize = 1000;
@@ -50,6 +52,7 @@ const HTTP_PORT: IntegerKey = IntegerKey::new("HttpPort", 8880, 0, 65_535, "(0: 
 const HTTP_READ_TIMEOUT: IntegerKey = IntegerKey::new("HttpReadTimeout", 5000, 1, 3_600_000, "ms");
 const HTTP_WRITE_TIMEOUT: IntegerKey = IntegerKey::new("HttpWriteTimeout", 5000, 1, 3_600_000, "ms");
 const HTTP_IDLE_TIMEOUT: IntegerKey = IntegerKey::new("HttpIdleTimeout", 75_000, 1, 3_600_000, "ms");
+const HTTP_BUFFER_MEMORY: IntegerKey = IntegerKey::new("HttpBufferMemory", 64, 1, 65_536, "MiB");
 const HTTP_ENGINE: TextKey =
     TextKey { name: "HttpEngine", default: Some("tokio"), allowed: "tokio or may_minihttp" };
 const WORKERS: IntegerKey =
@@ -97,6 +100,7 @@ pub const KEYS: &[Key] = &[
     Key::Integer(HTTP_READ_TIMEOUT),
     Key::Integer(HTTP_WRITE_TIMEOUT),
     Key::Integer(HTTP_IDLE_TIMEOUT),
+    Key::Integer(HTTP_BUFFER_MEMORY),
     Key::Text(HTTP_ENGINE),
     Key::Integer(WORKERS),
     Key::Integer(MAX_CONNECTIONS),
@@ -225,6 +229,8 @@ pub struct Config {
     pub http_write_timeout: Duration,
     /// `HttpIdleTimeout`: the longest time a connection may go without a request.
     pub http_idle_timeout: Duration,
+    /// `HttpBufferMemory`: the most bytes that all unfinished requests and unsent answers may take together.
+    pub http_buffer_bytes_max: usize,
     /// `HttpEngine`: what moves bytes between sockets and the request handler.
     pub http_engine: HttpEngine,
     /// `Workers`: the engine's threads.
@@ -474,6 +480,7 @@ impl Config {
             http_read_timeout: file.millis(&HTTP_READ_TIMEOUT)?,
             http_write_timeout: file.millis(&HTTP_WRITE_TIMEOUT)?,
             http_idle_timeout: file.millis(&HTTP_IDLE_TIMEOUT)?,
+            http_buffer_bytes_max: file.integer::<usize>(&HTTP_BUFFER_MEMORY)? * MIB,
             http_engine: file.text(&HTTP_ENGINE, parse_engine)?,
             workers: file.integer(&WORKERS)?,
             connections_max: file.integer(&MAX_CONNECTIONS)?,
@@ -524,6 +531,7 @@ impl Config {
             HTTP_READ_TIMEOUT.name: ms(self.http_read_timeout),
             HTTP_WRITE_TIMEOUT.name: ms(self.http_write_timeout),
             HTTP_IDLE_TIMEOUT.name: ms(self.http_idle_timeout),
+            HTTP_BUFFER_MEMORY.name: self.http_buffer_bytes_max / MIB,
             HTTP_ENGINE.name: engine,
             WORKERS.name: self.workers,
             MAX_CONNECTIONS.name: self.connections_max,
@@ -879,6 +887,7 @@ mod tests {
             http_read_timeout: Duration::from_secs(5),
             http_write_timeout: Duration::from_secs(5),
             http_idle_timeout: Duration::from_secs(75),
+            http_buffer_bytes_max: 64 << 20,
             http_engine: HttpEngine::Tokio,
             workers: std::thread::available_parallelism().unwrap().get(),
             connections_max: 16_384,
@@ -915,7 +924,7 @@ mod tests {
         let text = r#"{
             "DSN": "u:p@tcp(h)/db", "table": "ids.t$1", "TagColumn": "biz_tag", "HttpHost": "::1", "HttpPort": 0,
             "HttpReadTimeout": 1, "HttpWriteTimeout": 2, "HttpIdleTimeout": 3, "HttpEngine": "may_minihttp",
-            "DrainSeconds": 17,
+            "HttpBufferMemory": 16, "DrainSeconds": 17,
             "Workers": 4, "MaxConnections": 5, "AllocTimeout": 6, "MaxBatch": 7, "MaxLease": 8, "RefillThreads": 9,
             "PreloadTags": 0, "TagReloadSeconds": 11,
             "SegmentSeconds": 12, "MaxStepFactor": 13, "WatermarkPath": "w.db", "OnRegression": "advance", "LogFormat": "json",
@@ -935,6 +944,7 @@ mod tests {
             http_read_timeout: Duration::from_millis(1),
             http_write_timeout: Duration::from_millis(2),
             http_idle_timeout: Duration::from_millis(3),
+            http_buffer_bytes_max: 16 << 20,
             http_engine: HttpEngine::MayMinihttp,
             workers: 4,
             connections_max: 5,
@@ -1008,6 +1018,7 @@ mod tests {
             "HttpReadTimeout 5000: 1 to 3600000 ms",
             "HttpWriteTimeout 5000: 1 to 3600000 ms",
             "HttpIdleTimeout 75000: 1 to 3600000 ms",
+            "HttpBufferMemory 64: 1 to 65536 MiB",
             "Workers available cores: 1 to 1024 threads",
             "MaxConnections 16384: 1 to 1000000 connections",
             "DrainSeconds 5: 0 to 3600 s",

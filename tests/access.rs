@@ -171,3 +171,49 @@ fn what_was_remembered_of_one_client_lets_no_other_in(engine: &str) {
     let statuses = turns.map(|_| welcome.receive().status);
     assert_eq!(statuses, [200, 200, 401, 200, 401, 401]);
 }
+
+/// With the `tokio` engine: the other one takes a whole request before it shows it.
+#[test]
+fn a_body_is_not_taken_before_there_is_a_token() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = start(directory.path(), "tokio");
+    const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+    const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+    let tokens = [ALL, "wrong", ""].map(|token| format!("Authorization: {}\r\n", bearer(token)));
+    let [right, wrong, empty] = tokens.each_ref().map(String::as_str);
+    let (large, small) = ("Content-Length: 60000\r\n", "Content-Length: 100\r\n");
+    let query = "/alloc?app_tag=test_business";
+    let with_token = format!("{query}&token={ALL}");
+    // The head, and what of the body is sent with it.
+    for (target, headers, start) in [
+        (query, [wrong, small, FORM], ""),
+        (query, [empty, small, ""], ""),
+        (query, ["", large, FORM], "app_tag=test_business"),
+        (query, ["Expect: 100-continue\r\n", large, ""], ""),
+        ("/segment?count=1", ["", large, FORM], ""),
+        ("/health", ["", large, ""], "x"),
+        ("/elsewhere", ["", large, ""], ""),
+        (query, ["", CHUNKED, FORM], &format!("1000\r\n{}\r\n1\r\nx", "y".repeat(4096))),
+        (query, [wrong, CHUNKED, ""], "1\r\n"),
+    ] {
+        let mut client = server.connect();
+        client.send(&format!("POST {target} HTTP/1.1\r\nHost: h\r\n{}\r\n{start}", headers.concat()));
+        let response = client.receive();
+        assert_eq!(response.status, 401, "{target} {headers:?}: {response:?}");
+        assert_eq!(response.headers["connection"], "close", "{target} {headers:?}");
+        assert!(client.is_closed());
+    }
+    for (target, headers, body) in [
+        (query, [right, large, FORM], "x".repeat(60_000)),
+        (&with_token, ["", large, FORM], "x".repeat(60_000)),
+        (query, ["", small, FORM], format!("token={ALL}&{}", "x".repeat(93 - ALL.len()))),
+        (query, ["", CHUNKED, FORM], format!("{:x}\r\ntoken={ALL}\r\n0\r\n\r\n", 6 + ALL.len())),
+        (query, [right, CHUNKED, FORM], format!("f000\r\n{}\r\n0\r\n\r\n", "x".repeat(0xf000))),
+    ] {
+        let mut client = server.connect();
+        client.send(&format!("POST {target} HTTP/1.1\r\nHost: h\r\n{}\r\n", headers.concat()));
+        body.as_bytes().chunks(7000).for_each(|part| client.send(std::str::from_utf8(part).unwrap()));
+        let response = client.receive();
+        assert_eq!(response.status, 200, "{target} {headers:?}: {response:?}");
+    }
+}

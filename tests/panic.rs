@@ -29,6 +29,7 @@ fn a_panic_closes_its_connection_is_reported_and_frees_its_slot() {
     let limits = Limits {
         workers: 1,
         connections_max: 2,
+        buffer_bytes_max: 1 << 20,
         read_timeout: Duration::MAX,
         write_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),

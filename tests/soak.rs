@@ -20,6 +20,9 @@ const CONNECTIONS_MAX: usize = 512;
 /// Of a request that arrives slowly, and of answers that are not read.
 const SERVER_PATIENCE_MS: u64 = 1000;
 
+/// Less than the hostile clients ask for.
+const BUFFER_MEMORY_MIB: u64 = 4;
+
 const HONEST_CLIENTS: usize = 4;
 const PIPELINING_CLIENTS: usize = 2;
 const PIPELINE_DEPTH: usize = 256;
@@ -56,6 +59,7 @@ fn honest_clients_notice_nothing_of_hostile_ones() {
         .key("MaxConnections", CONNECTIONS_MAX)
         .key("HttpReadTimeout", SERVER_PATIENCE_MS)
         .key("HttpWriteTimeout", SERVER_PATIENCE_MS)
+        .key("HttpBufferMemory", BUFFER_MEMORY_MIB)
         .start();
     server.await_status(HEALTH, 200);
     // They connect before the hostile ones: who is connected has a slot.
@@ -219,9 +223,11 @@ fn check_latencies(mut latencies: Latencies) {
 type Act = fn(&mut Hostile) -> usize;
 
 /// Each kind has a thread, and counts the connections that it made.
-const HOSTILE: [(&str, Act); 6] = [
+const HOSTILE: [(&str, Act); 8] = [
     ("requests that dribble in", dribble),
     ("clients that do not read", read_nothing),
+    ("bodies that do not end", leave_bodies_unfinished),
+    ("uploads that nobody takes", upload),
     ("clients that send garbage", send_garbage),
     ("resets", reset),
     ("half-closes", half_close),
@@ -319,6 +325,38 @@ fn read_nothing(hostile: &mut Hostile) -> usize {
         }
         Ok(())
     })
+}
+
+/// Chunks without a last one, as many as are taken: together far more than HttpBufferMemory.
+fn leave_bodies_unfinished(hostile: &mut Hostile) -> usize {
+    const HEAD: &str = "POST /alloc HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = format!("800;{}\r\n{}\r\n", "e".repeat(200), "x".repeat(0x800));
+    let body = format!("{HEAD}{}", chunk.repeat(31));
+    hostile.hold(128, |one| {
+        one.sent += unless_blocked(one.stream.write(&body.as_bytes()[one.sent..]))?;
+        // An answer is a refusal.
+        match one.stream.peek(&mut [0]) {
+            Ok(_) => Err(ErrorKind::ConnectionAborted.into()),
+            Err(error) => unless_blocked(Err(error)).map(drop),
+        }
+    })
+}
+
+/// Bodies that are too long: whoever sends all of one sees that it is, or that the server was full.
+fn upload(hostile: &mut Hostile) -> usize {
+    const UPLOAD: usize = 4_000_000;
+    let head = format!("POST /alloc HTTP/1.1\r\nHost: test\r\nContent-Length: {UPLOAD}\r\n\r\n");
+    let mut answered = 0;
+    let made = hostile.repeat(|_, mut stream| {
+        let _ = stream.set_write_timeout(Some(Duration::from_secs(1)));
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+        let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&[b'x'; UPLOAD]));
+        let received = read_rest(&mut stream);
+        assert_http(&received);
+        answered += usize::from(sent.is_ok() && received.starts_with(b"HTTP/1.1 413 "));
+    });
+    assert!(answered > 0, "{made} uploads, and no answer");
+    made
 }
 
 /// That nothing could be done at once is no error.

@@ -1055,7 +1055,7 @@ fn a_refused_head_has_no_body() {
     let head = |line: &str, headers: &str| format!("HEAD {line}\r\n{headers}\r\n");
     let long = format!("X: {}\r\n", "x".repeat(17_000));
     let long_headers =
-        refusal("431 Request Header Fields Too Large", "the headers or trailers are longer than 16384 bytes");
+        refusal("431 Request Header Fields Too Large", "the headers are longer than 16384 bytes");
     let too_long = refusal("413 Content Too Large", "the body is longer than 65536 bytes");
     let wire = &mut Wire::with(&[("HttpReadTimeout", TIMEOUT.as_millis() as u64)]);
     let mut talk = Talk::over(wire.connect());
@@ -1243,7 +1243,9 @@ fn a_request_is_served_up_to_its_limits_and_refused_beyond() {
     let trailer_fields = |fields: usize| chunked(&format!("0\r\n{}\r\n", "X: y\r\n".repeat(fields)));
     let long_line = refusal("414 URI Too Long", "the request line is longer than 4096 bytes");
     let long_headers =
-        refusal("431 Request Header Fields Too Large", "the headers or trailers are longer than 16384 bytes");
+        refusal("431 Request Header Fields Too Large", "the headers are longer than 16384 bytes");
+    let long_trailers =
+        refusal("431 Request Header Fields Too Large", "the trailers are longer than 2048 bytes");
     let many_fields =
         refusal("431 Request Header Fields Too Large", "there are more than 100 headers or trailers");
     let long_body = refusal("413 Content Too Large", "the body is longer than 65536 bytes");
@@ -1255,16 +1257,18 @@ fn a_request_is_served_up_to_its_limits_and_refused_beyond() {
         closed(GET.to_owned() + &target(4097), [ok(), long_line]),
         kept(headers(16 * 1024), [ok()]),
         closed(headers(16 * 1024 + 1), [long_headers.clone()]),
-        closed(get_with(&"X: y\r\n".repeat(3000)), [long_headers.clone()]),
+        closed(get_with(&"X: y\r\n".repeat(3000)), [long_headers]),
         kept(fields(100), [ok()]),
         closed(fields(101), [many_fields.clone()]),
         kept(length(64 * 1024) + GET, [ok(), ok()]),
         closed(length(64 * 1024 + 1), [long_body.clone()]),
         kept(chunked(&format!("{half}{half}0\r\n\r\n")), [ok()]),
+        kept(chunked(&format!("{}0\r\n\r\n", "1\r\nc\r\n".repeat(1000))), [ok()]),
+        kept(chunked(&format!("{}0\r\n\r\n", format!("80\r\n{}\r\n", "c".repeat(128)).repeat(512))), [ok()]),
         closed(chunked(&format!("{half}{half}1\r\nd\r\n0\r\n\r\n")), [long_body]),
         closed(chunked(&"1\r\nc\r\n".repeat(30_000)), [small_chunks]),
-        kept(trailers(16 * 1024), [ok()]),
-        closed(trailers(16 * 1024 + 1), [long_headers]),
+        kept(trailers(2 * 1024), [ok()]),
+        closed(trailers(2 * 1024 + 1), [long_trailers]),
         kept(trailer_fields(100), [ok()]),
         closed(trailer_fields(101), [many_fields]),
     ]);
@@ -1449,6 +1453,101 @@ fn however_many_connections_are_too_many_each_gets_its_503() {
 
 // ---- greedy and slow clients ----
 
+/// The most memory of a server in a container of 128 MiB.
+const CONTAINER_KIB: u64 = 128 * 1024;
+
+/// A request whose last chunk does not come, as long as it may be.
+fn unfinished_chunks() -> String {
+    let chunks = largest_chunks();
+    chunked(&chunks[..chunks.len() - "\r\n".len()])
+}
+
+fn no_memory() -> String {
+    failure(
+        "503 Service Unavailable",
+        &format!("Retry-After: 1\r\n{CLOSE}"),
+        "this server has no memory left for requests that are not whole; try again",
+    )
+}
+
+#[test]
+fn unfinished_requests_are_bounded_together_and_others_are_served() {
+    const CLIENTS: usize = 2000;
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    let wire = Wire::start();
+    let unfinished = unfinished_chunks();
+    let mut refused = 0;
+    let mut held = Vec::new();
+    for client in 0..CLIENTS {
+        let mut stream = wire.connect();
+        // Fails when it is refused before it has sent all.
+        let _ = stream.write_all(unfinished.as_bytes());
+        held.push(stream);
+        if client % 100 == 0 {
+            let mut other = wire.connect();
+            exchange(&mut other);
+            // A small one may come in parts.
+            let request = alloc_with_body(1000);
+            let (start, rest) = request.split_at(500);
+            other.write_all(start.as_bytes()).unwrap();
+            exchange(&mut wire.connect());
+            other.write_all(rest.as_bytes()).unwrap();
+            assert!(receive_head(&mut other).starts_with("HTTP/1.1 200 "));
+            let kib = wire.server.resident_kib();
+            assert!(kib < CONTAINER_KIB, "{kib} KiB after {client} clients");
+        }
+    }
+    for stream in &mut held {
+        stream.set_nonblocking(true).unwrap();
+        let mut received = vec![0; no_memory().len() + 100];
+        if let Ok(bytes) = stream.read(&mut received) {
+            assert_eq!(normalised(&received[..bytes]), no_memory());
+            refused += 1;
+        }
+    }
+    let kib = wire.server.resident_kib();
+    println!("{kib} KiB for {CLIENTS} clients, {refused} of them refused");
+    assert!(refused > CLIENTS / 2 && refused < CLIENTS, "{refused} are refused");
+    wire.server.await_log("refusing with 503");
+    drop(held);
+    wire.server.await_log("there is memory");
+    let mut talk = Talk::over(wire.connect());
+    talk.send(format!("{}\r\n{LAST}", unfinished).as_bytes());
+    assert!(talk.until_end().starts_with(&ok()), "they are taken again");
+}
+
+#[test]
+fn unsent_answers_are_bounded_together_and_others_are_served() {
+    const CLIENTS: usize = 300;
+    let wire = Wire::with(&[("HttpBufferMemory", 4)]);
+    wire.server.await_status("/alloc?app_tag=test_business", 200);
+    let before = wire.server.resident_kib();
+    let requests = BATCH_OF_1000.replace("1000", "10000").repeat(200);
+    let mut greedy: Vec<_> = (0..CLIENTS).map(|_| connect_narrow(wire.server.port(), Some(1000))).collect();
+    for (client, stream) in greedy.iter_mut().enumerate() {
+        let _ = stream.write_all(requests.as_bytes());
+        if client % 50 == 0 {
+            exchange(&mut wire.connect());
+        }
+    }
+    wire.server.await_log("refusing with 503");
+    exchange(&mut wire.connect());
+    let grown = wire.server.resident_kib() - before;
+    println!("{grown} KiB more for {CLIENTS} clients");
+    assert!(grown < 16 * 1024, "{grown} KiB");
+    let reset = greedy.iter().filter(|stream| !is_open(stream)).count();
+    assert!(reset > 0 && reset < CLIENTS, "{reset} are closed");
+    drop(greedy);
+    wire.server.await_log("there is memory");
+}
+
+/// The head of the next answer; what follows it is read too.
+fn receive_head(stream: &mut TcpStream) -> String {
+    let mut received = vec![0; 4096];
+    let bytes = stream.read(&mut received).unwrap();
+    normalised(&received[..bytes])
+}
+
 /// A connection whose client takes little at a time. Of short segments the server's system buffers few bytes, of long
 /// ones megabytes.
 fn connect_narrow(port: u16, segment_bytes: Option<libc::c_int>) -> TcpStream {
@@ -1465,6 +1564,12 @@ fn connect_narrow(port: u16, segment_bytes: Option<libc::c_int>) -> TcpStream {
     }
     socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
     prepared(socket.into())
+}
+
+/// About the longest body that a request may have, with as much around it.
+fn largest_chunks() -> String {
+    let chunk = format!("800;{}\r\n{}\r\n", "e".repeat(240), "x".repeat(0x800));
+    format!("{}0\r\nX: {}\r\n\r\n", chunk.repeat(31), "y".repeat(2000))
 }
 
 const BATCH_OF_1000: &str = "GET /alloc?app_tag=test_business&count=1000 HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -1522,8 +1627,7 @@ fn a_client_that_never_reads_costs_at_most_256_kib_and_is_closed() {
     let alloc = |count: u64, body: &str| {
         format!("POST /alloc?app_tag=long&count={count} HTTP/1.1\r\nHost: h\r\n{body}")
     };
-    let chunks = format!("1;{}\r\nx\r\n", "e".repeat(250)).repeat(430);
-    let chunks = format!("{chunks}0\r\n\r\n");
+    let chunks = largest_chunks();
     let body = format!("Transfer-Encoding: chunked\r\n\r\n{chunks}");
     let floods = [
         ("answers of 20 KB", String::new(), alloc(1000, "\r\n")),
@@ -1815,9 +1919,8 @@ fn an_idle_connection_costs_at_most_2_kib() {
 
 #[test]
 fn an_idle_connection_costs_no_more_for_its_empty_lines_nor_for_a_large_request_before() {
-    let chunks = format!("1;{}\r\nx\r\n", "e".repeat(250)).repeat(430);
     idle_connections_cost_at_most_2_kib(1000, "", "\r");
-    idle_connections_cost_at_most_2_kib(500, &chunked(&format!("{chunks}0\r\n\r\n")), "\r\n\r\n\r");
+    idle_connections_cost_at_most_2_kib(500, &chunked(&largest_chunks()), "\r\n\r\n\r");
 }
 
 /// Of connections that have sent a large request, if any, then a small one, and then this.

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::Limits;
+use super::buffer_memory::BufferMemory;
 use super::handler::{Handler, Service};
 use crate::supervise;
 
@@ -68,15 +69,18 @@ impl Engine {
         let new_handler = Arc::new(new_handler);
         let (stop, stopped) = watch::channel(false);
         let mut engine = Self { stop, threads: Vec::new() };
+        let memory = Arc::new(BufferMemory::new(limits.buffer_bytes_max));
         let mut ports = Vec::new();
         for index in 0..limits.workers {
             let (connections, mut arrivals) = mpsc::unbounded_channel();
             let open = Arc::new(AtomicUsize::new(0));
             service.counters.connections.track(open.clone());
             ports.push(WorkerPort { connections, open: open.clone() });
-            let (new_handler, limits) = (new_handler.clone(), limits.clone());
+            let (new_handler, limits, memory) = (new_handler.clone(), limits.clone(), memory.clone());
             engine.spawn(format!("idalloc-http{index}"), async move || {
-                worker::Worker::new(new_handler(), limits.clone(), open.clone()).run(&mut arrivals).await;
+                worker::Worker::new(new_handler(), limits.clone(), memory.clone(), open.clone())
+                    .run(&mut arrivals)
+                    .await;
             })?;
         }
         engine.spawn("idalloc-accept".to_owned(), async move || {

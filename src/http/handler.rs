@@ -18,6 +18,8 @@ use crate::store::tag::TAG_BYTES_MAX;
 
 const ALLOWED_METHODS: &str = "Allow: GET, HEAD, POST, OPTIONS";
 const AUTHENTICATE: &str = "WWW-Authenticate: Bearer";
+/// The longest form that is searched for a token.
+const TOKEN_FORM_BYTES_MAX: usize = 4 * 1024;
 const RETRY_AFTER: &str = "Retry-After: 1";
 
 /// What all handlers of a server share.
@@ -305,6 +307,24 @@ impl Handler {
         self.counted(Route::Other, Answer::Error(ApiError { status: 408, message, header: None }))
     }
 
+    /// The answer to a request that there is no memory to wait for, or to wait with.
+    pub fn no_memory(&self) -> Answer {
+        let message = "this server has no memory left for requests that are not whole; try again";
+        self.counted(Route::Other, Answer::Error(unavailable(message)))
+    }
+
+    /// The answer to a request whose body is still to come, if it must not be taken: its head has no token, or a wrong one.
+    /// A form may bring the token, but then it is short.
+    pub fn refuse_body(&self, head: &Request<'_>, body_bytes: usize) -> Option<Answer> {
+        let access = self.service.access.as_ref()?;
+        let route = Route::of(head.path);
+        let error = token_grant(access, head).err()?;
+        let needs_token = matches!(route, Route::Alloc | Route::Segment);
+        let is_wrong = needs_token && !head.authorization.is_empty();
+        let is_taken = !is_wrong && body_bytes <= TOKEN_FORM_BYTES_MAX;
+        (!is_taken).then(|| self.counted(route, Answer::Error(error)))
+    }
+
     fn counted(&self, route: Route, answer: Answer) -> Answer {
         self.tally.answered(route, &answer);
         answer
@@ -347,6 +367,10 @@ fn alloc_error(error: &AllocError, tag: &str) -> ApiError {
 /// The header is asked for the token before the parameters are.
 fn token_grant<'a>(access: &'a Access, request: &Request<'_>) -> Result<&'a Grant, ApiError> {
     let token = match request.authorization {
+        // A longer form is not taken before the token is known: see `Handler::refuse_body`.
+        [] if request.form.len() > TOKEN_FORM_BYTES_MAX => {
+            value(&Request { form: &[], ..*request }, "token")?
+        }
         [] => value(request, "token")?,
         authorization => bearer(authorization).map(Cow::Borrowed),
     };

@@ -1,6 +1,7 @@
 //! The HTTP server: an engine moves bytes, [`handler`] knows the API.
 
 pub mod access;
+mod buffer_memory;
 pub mod counters;
 pub mod engine_may;
 pub mod engine_tokio;
@@ -49,6 +50,8 @@ pub struct Limits {
     pub workers: usize,
     /// The most connections open at once.
     pub connections_max: usize,
+    /// The most bytes that all connections together may hold while they wait.
+    pub buffer_bytes_max: usize,
     /// The longest time from a request's first byte to its last.
     pub read_timeout: Duration,
     /// The longest time without progress in sending.
@@ -88,6 +91,7 @@ impl Server {
         let limits = Limits {
             workers: config.workers,
             connections_max: config.connections_max,
+            buffer_bytes_max: config.http_buffer_bytes_max,
             read_timeout: config.http_read_timeout,
             write_timeout: config.http_write_timeout,
             idle_timeout: config.http_idle_timeout,

@@ -13,8 +13,11 @@ use memchr::{memchr, memchr_iter, memchr2, memmem};
 /// The longest request line, without its CRLF.
 pub const REQUEST_LINE_BYTES_MAX: usize = 4 * 1024;
 
-/// The longest header section, up to and including the empty line that ends it; the same for trailers.
+/// The longest header section, up to and including the empty line that ends it.
 pub const HEADERS_BYTES_MAX: usize = 16 * 1024;
+
+/// The longest section of trailers.
+pub const TRAILERS_BYTES_MAX: usize = 2 * 1024;
 
 /// The most header fields of a request; the same for trailers.
 pub const HEADER_FIELDS_MAX: usize = 100;
@@ -31,7 +34,7 @@ pub const REQUEST_BYTES_MAX: usize = EMPTY_LINES_MAX * CRLF.len()
     + CRLF.len()
     + HEADERS_BYTES_MAX
     + CHUNKS_BYTES_MAX
-    + HEADERS_BYTES_MAX;
+    + TRAILERS_BYTES_MAX;
 
 const CRLF: &[u8] = b"\r\n";
 
@@ -49,15 +52,16 @@ const CHUNK_SIZE_DIGITS_MAX: usize = 16;
 /// How much of a method is looked at before its line has ended. The longest that there is has 7.
 const METHOD_BYTES_CHECKED: usize = 32;
 
-/// All chunks as they are sent. Bounds what a client can add to a small body by tiny chunks.
-const CHUNKS_BYTES_MAX: usize = BODY_BYTES_MAX + 48 * 1024;
+/// What frames the chunks, which is everything but their data. Bounds what a client can add to a body by tiny chunks.
+const FRAMING_BYTES_MAX: usize = 8 * 1024;
+
+const CHUNKS_BYTES_MAX: usize = BODY_BYTES_MAX + FRAMING_BYTES_MAX;
 
 // Parser keeps offsets in 32 bits, and those in the head in 16.
 const _: () = assert!(REQUEST_BYTES_MAX <= u32::MAX as usize);
 const _: () = assert!(HEAD_BYTES_MAX <= u16::MAX as usize);
-// A chunk line that starts within CHUNKS_BYTES_MAX may end in the room for trailers. The longest body fits in any case.
-const _: () = assert!(CHUNK_LINE_BYTES_MAX + CRLF.len() <= HEADERS_BYTES_MAX);
-const _: () = assert!(BODY_BYTES_MAX <= CHUNKS_BYTES_MAX);
+// A chunk line that starts within FRAMING_BYTES_MAX may end in the room for trailers.
+const _: () = assert!(CHUNK_LINE_BYTES_MAX + CRLF.len() <= TRAILERS_BYTES_MAX);
 
 /// What a connection remembers of a request that has not arrived whole, so that no line is searched and no chunk is
 /// moved twice. Offsets count from the first byte of the buffer.
@@ -216,7 +220,8 @@ impl Reject {
     const LONG_CHUNKS: Reject = Reject::new(413, "the body's chunks are too small for its length");
     const LONG_REQUEST_LINE: Reject = Reject::new(414, "the request line is longer than 4096 bytes");
     const BAD_EXPECTATION: Reject = Reject::new(417, "Expect must be '100-continue'");
-    const LONG_HEADERS: Reject = Reject::new(431, "the headers or trailers are longer than 16384 bytes");
+    const LONG_HEADERS: Reject = Reject::new(431, "the headers are longer than 16384 bytes");
+    const LONG_TRAILERS: Reject = Reject::new(431, "the trailers are longer than 2048 bytes");
     const MANY_HEADERS: Reject = Reject::new(431, "there are more than 100 headers or trailers");
     const UNKNOWN_METHOD: Reject = Reject::new(501, "the method is not known");
     const BAD_VERSION: Reject = Reject::new(505, "the version must be HTTP/1.1 or HTTP/1.0");
@@ -265,6 +270,19 @@ impl Parser {
         self.stage != Stage::RequestLine && buf[self.request_start as usize..].starts_with(b"HEAD ")
     }
 
+    /// The head of the request that starts `buf`, and the length of its body, as far as it is known: if the head is there,
+    /// and the body is not.
+    pub fn head<'b>(&self, buf: &'b [u8]) -> Option<(Request<'b>, usize)> {
+        let body_bytes = match self.stage {
+            Stage::RequestLine | Stage::Headers | Stage::Done => return None,
+            Stage::Body => self.body_end - self.body_start,
+            Stage::ChunkSize | Stage::ChunkData | Stage::ChunkEnd | Stage::Trailers => {
+                self.body_end - self.body_start + self.chunk_bytes_left
+            }
+        };
+        Some((self.request_without_body(buf).ok()?, body_bytes as usize))
+    }
+
     /// Takes the next step; false while the bytes for it have not arrived.
     #[inline]
     fn advance(&mut self, buf: &mut [u8]) -> Result<bool, Reject> {
@@ -298,7 +316,7 @@ impl Parser {
     }
 
     fn read_headers(&mut self, buf: &[u8]) -> Result<bool, Reject> {
-        if !self.skip_section(buf)? {
+        if !self.skip_section(buf, HEADERS_BYTES_MAX, Reject::LONG_HEADERS)? {
             return Ok(false);
         }
         let mut headers = [const { MaybeUninit::uninit() }; HEADER_FIELDS_MAX];
@@ -366,7 +384,7 @@ impl Parser {
         if (self.body_end - self.body_start) as usize + bytes > BODY_BYTES_MAX {
             return Err(Reject::LONG_BODY);
         }
-        if (self.position - self.body_start) as usize + bytes + CRLF.len() > CHUNKS_BYTES_MAX {
+        if (self.position - self.body_end) as usize + CRLF.len() > FRAMING_BYTES_MAX {
             return Err(Reject::LONG_CHUNKS);
         }
         self.chunk_bytes_left = bytes as u32;
@@ -401,7 +419,7 @@ impl Parser {
     }
 
     fn read_trailers(&mut self, buf: &[u8]) -> Result<bool, Reject> {
-        if !self.skip_section(buf)? {
+        if !self.skip_section(buf, TRAILERS_BYTES_MAX, Reject::LONG_TRAILERS)? {
             return Ok(false);
         }
         let mut trailers = [httparse::EMPTY_HEADER; HEADER_FIELDS_MAX];
@@ -412,9 +430,9 @@ impl Parser {
     }
 
     /// Moves past the empty line that ends the headers or trailers; false while that has not arrived.
-    fn skip_section(&mut self, buf: &[u8]) -> Result<bool, Reject> {
-        let limit = self.section_start as usize + HEADERS_BYTES_MAX;
-        while let Some(line) = self.next_line(buf, limit, Reject::LONG_HEADERS)? {
+    fn skip_section(&mut self, buf: &[u8], bytes_max: usize, too_long: Reject) -> Result<bool, Reject> {
+        let limit = self.section_start as usize + bytes_max;
+        while let Some(line) = self.next_line(buf, limit, too_long)? {
             if line.is_empty() {
                 return Ok(true);
             }
@@ -450,12 +468,17 @@ impl Parser {
     }
 
     fn request<'b>(&self, buf: &'b [u8]) -> Result<Request<'b>, Reject> {
+        let body = self.body_start as usize..self.body_end as usize;
+        let form = if self.head.is_form { &buf[body] } else { &[] };
+        Ok(Request { form, ..self.request_without_body(buf)? })
+    }
+
+    fn request_without_body<'b>(&self, buf: &'b [u8]) -> Result<Request<'b>, Reject> {
         let head = &self.head;
         let target = &buf[head.path_start.into()..head.query_end.into()];
         let target = str::from_utf8(target).map_err(|_| Reject::BAD_TARGET)?;
         let (path, _) = target.split_at((head.path_end - head.path_start).into());
         let (_, query) = target.split_at((head.query_start - head.path_start).into());
-        let form = if head.is_form { self.body_start as usize..self.body_end as usize } else { 0..0 };
         Ok(Request {
             method: head.method,
             version: head.version,
@@ -463,7 +486,7 @@ impl Parser {
             path: path_or_root(path),
             query,
             authorization: &buf[head.authorization_start.into()..head.authorization_end.into()],
-            form: &buf[form],
+            form: &[],
         })
     }
 }

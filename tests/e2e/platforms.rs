@@ -24,6 +24,18 @@ fn drain_s() -> u64 {
     default_of("DrainSeconds").parse().expect("seconds")
 }
 
+/// What the README promises of a server with all its connections open, in MiB: its tags come on top.
+fn memory_mib() -> u64 {
+    let number = |key: &str| default_of(key).parse::<u64>().expect("a number");
+    16 + number("HttpBufferMemory") + number("MaxConnections") * 4 / 1024
+}
+
+/// A limit of memory, in MiB.
+fn limit_mib(text: &str) -> u64 {
+    let gib = text.trim_end_matches('i').strip_suffix('G').expect("a limit in G or Gi");
+    gib.parse::<u64>().expect("a number") * 1024
+}
+
 #[test]
 fn systemd_accepts_the_unit_and_finds_it_well_confined() {
     let unit = text_of(UNIT);
@@ -38,6 +50,7 @@ fn systemd_accepts_the_unit_and_finds_it_well_confined() {
     approves("systemd-analyze", &["security", "--no-pager", "--offline=true", "--threshold=15", file]);
     let setting = |name: &str| unit.lines().find_map(|line| line.strip_prefix(name)).expect("the setting");
     assert!(setting("TimeoutStopSec=").parse::<u64>().expect("seconds") > drain_s() + CLEAN_END_S);
+    assert!(limit_mib(setting("MemoryMax=")) > 2 * memory_mib(), "with room for tags");
     let watermark = default_of("WatermarkPath");
     assert!(
         !watermark.contains('/') && setting("WorkingDirectory=") == "%S/idalloc",
@@ -159,6 +172,8 @@ fn the_manifests_are_well_formed_and_fit_together() {
     }
     let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().expect("seconds");
     assert!(grace > drain_s() + CLEAN_END_S);
+    let limit = container["resources"]["limits"]["memory"].as_str().expect("a limit");
+    assert!(limit_mib(limit) > 2 * memory_mib(), "with room for tags");
 }
 
 #[test]

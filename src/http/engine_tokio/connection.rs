@@ -29,6 +29,8 @@ const OUTPUT_BYTES: usize = 16 * 1024;
 /// much work as many small requests.
 const REQUESTS_PER_TURN: usize = 64;
 const BYTES_PER_TURN: usize = 2 * INPUT_BYTES;
+/// What each connection may hold while it waits, when there is no memory left for all: a small request that comes in parts.
+const UNCOUNTED_BYTES_MAX: usize = 2 * 1024;
 /// How long a client is listened to after the last answer while it sends nothing. While it does, it has as long as for a
 /// whole request: HttpReadTimeout.
 const LINGER_SILENCE_MAX: Duration = Duration::from_secs(1);
@@ -97,9 +99,14 @@ impl Input {
         if self.bytes.len() == self.bytes.capacity() {
             // For the largest request at once: what is not touched costs nothing, and a buffer that grows by steps leaves
             // one of each size to the allocator.
-            let room = if self.bytes.is_empty() { INPUT_BYTES } else { REQUEST_BYTES_MAX - self.bytes.len() };
-            self.bytes.reserve_exact(room);
+            let capacity = if self.is_full() { REQUEST_BYTES_MAX } else { INPUT_BYTES };
+            self.bytes.reserve_exact(capacity - self.bytes.len());
         }
+    }
+
+    /// Whether more bytes take more room than most requests need.
+    fn is_full(&self) -> bool {
+        self.rest().len() >= INPUT_BYTES && self.rest().len() == self.bytes.capacity()
     }
 
     fn forget_consumed(&mut self) {
@@ -140,6 +147,16 @@ enum Readable {
     TooLate,
     /// The client does not take its answers, or is gone.
     Never,
+}
+
+/// What came of waiting for more of a request.
+enum Received {
+    /// More of it, or its end.
+    Bytes,
+    /// Nothing in time.
+    TooLate,
+    /// There is no memory to wait with, or for more of it.
+    NoMemory,
 }
 
 /// What an exchange came to.
@@ -196,10 +213,13 @@ pub(super) struct Connection {
     budget: Budget,
     /// The client has shut its sending side: what it sent is still answered.
     end_of_input: bool,
+    /// Bytes of `BufferMemory` that are counted as this connection's, until the exchange is over.
+    held_bytes: usize,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.give_back();
         self.worker.unwatch(self.watch_key);
     }
 }
@@ -218,6 +238,7 @@ impl Connection {
             empty_line_bytes: 0,
             budget: Budget::FULL,
             end_of_input: false,
+            held_bytes: 0,
         }
     }
 
@@ -243,6 +264,7 @@ impl Connection {
                 Some(Err(error)) => Err(error),
             };
             self.worker.take_back(buffers);
+            self.give_back();
             match exchanged {
                 Ok(Exchanged::Idle) => {}
                 // Boxed, as is the wait for IDs: a task is as large as the largest of what it may come to, for as
@@ -270,8 +292,13 @@ impl Connection {
                 return Ok(Exchanged::Idle);
             }
             let is_late = late && self.watch.is_expired();
-            if is_late || !self.receive(input).await? {
-                let answer = self.worker.handler.borrow().too_slow();
+            let received = if is_late { Received::TooLate } else { self.receive(input, output).await? };
+            let answer = match received {
+                Received::Bytes => None,
+                Received::TooLate => Some(self.worker.handler.borrow().too_slow()),
+                Received::NoMemory => Some(self.worker.handler.borrow().no_memory()),
+            };
+            if let Some(answer) = answer {
                 let delivery = last(self.parser.is_head(input.rest()));
                 self.worker.encoder.borrow_mut().encode(&answer, delivery, output);
                 self.send(input, output).await?;
@@ -290,9 +317,14 @@ impl Connection {
             match progress {
                 Progress::NeedInput => return Ok(true),
                 Progress::Last => return Ok(false),
-                Progress::Flush => self.yield_now().await,
+                Progress::Flush => self.end_turn(input, output).await,
                 Progress::Wait(waiting, mut delivery) => {
-                    let answer = Box::pin(self.await_ids(waiting)).await;
+                    let answer = if self.hold(input, output) {
+                        Box::pin(self.await_ids(waiting)).await
+                    } else {
+                        delivery.keep_alive = false;
+                        self.worker.handler.borrow().no_memory()
+                    };
                     delivery.keep_alive &= !self.worker.is_draining();
                     match LongBatch::of(answer) {
                         Ok(batch) => Box::pin(self.send_batch(batch, delivery, input, output)).await?,
@@ -313,10 +345,41 @@ impl Connection {
         }
     }
 
-    /// Lets the worker's other connections have their turn.
-    async fn yield_now(&mut self) {
+    /// Lets the worker's other connections have their turn. Not when there is no memory to set aside what is in hand: it is
+    /// answered first.
+    async fn end_turn(&mut self, input: &mut Input, output: &mut Vec<u8>) {
         self.budget = Budget::FULL;
-        tokio::task::yield_now().await;
+        if self.hold(input, output) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// To be called before the connection waits with bytes in hand: has their memory counted. False when none is left, and
+    /// it is more than a little.
+    fn hold(&mut self, input: &mut Input, output: &mut Vec<u8>) -> bool {
+        if self.hold_bytes(input.bytes.capacity() + output.capacity()) {
+            return true;
+        }
+        input.shrink();
+        output.shrink_to_fit();
+        let needed = input.bytes.capacity() + output.capacity();
+        needed <= UNCOUNTED_BYTES_MAX || self.hold_bytes(needed)
+    }
+
+    /// Has so many bytes counted in all; false when there are not so many left.
+    fn hold_bytes(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.held_bytes);
+        let is_held = more == 0 || self.worker.memory.take(more);
+        if is_held {
+            self.held_bytes += more;
+        }
+        is_held
+    }
+
+    fn give_back(&mut self) {
+        if self.held_bytes > 0 {
+            self.worker.memory.give_back(mem::take(&mut self.held_bytes));
+        }
     }
 
     /// Sends a long answer, which is never whole in memory; as much work as a turn may be.
@@ -331,7 +394,7 @@ impl Connection {
         while batch.write_piece(output) {
             self.send(input, output).await?;
         }
-        self.yield_now().await;
+        self.end_turn(input, output).await;
         Ok(())
     }
 
@@ -354,6 +417,12 @@ impl Connection {
                 None => match self.next_reply(input, &mut handler) {
                     Ok(Next::Reply(reply, delivery)) => (reply, delivery),
                     Ok(Next::Partial { expects_continue }) => {
+                        let head = self.parser.head(input.rest());
+                        if let Some(answer) = head.and_then(|(head, bytes)| handler.refuse_body(&head, bytes))
+                        {
+                            encoder.encode(&answer, last(self.parser.is_head(input.rest())), output);
+                            return Progress::Last;
+                        }
                         if expects_continue {
                             output.extend_from_slice(CONTINUE);
                         }
@@ -505,17 +574,20 @@ impl Connection {
         received.await.map(|received| received.inspect(|bytes| self.note_received(*bytes)))
     }
 
-    /// Receives what there is, and waits for it if need be; false when the deadline is over, and nothing has arrived by
-    /// then.
-    async fn receive(&mut self, input: &mut Input) -> io::Result<bool> {
+    /// Receives what there is, and waits for it if need be.
+    async fn receive(&mut self, input: &mut Input, output: &mut Vec<u8>) -> io::Result<Received> {
         loop {
-            if let Some(received) = self.receive_at_once(input).await {
-                self.end_of_input = received? == 0;
-                return Ok(true);
+            let has_room = !input.is_full() || self.hold_bytes(REQUEST_BYTES_MAX + output.capacity());
+            if !has_room || !self.hold(input, output) {
+                return Ok(Received::NoMemory);
             }
             match self.readable_in_time().await {
                 Some(ready) => ready?,
-                None => return Ok(false),
+                None => return Ok(Received::TooLate),
+            }
+            if let Some(received) = self.receive_at_once(input).await {
+                self.end_of_input = received? == 0;
+                return Ok(Received::Bytes);
             }
         }
     }
@@ -526,7 +598,7 @@ impl Connection {
     }
 
     /// Sends all of `output`.
-    async fn send(&self, input: &mut Input, output: &mut Vec<u8>) -> io::Result<()> {
+    async fn send(&mut self, input: &mut Input, output: &mut Vec<u8>) -> io::Result<()> {
         let mut sent = 0;
         while sent < output.len() {
             match self.stream.try_write(&output[sent..]) {
@@ -540,6 +612,10 @@ impl Connection {
                     output.drain(..mem::take(&mut sent));
                     output.shrink_to_fit();
                     input.shrink();
+                    if !self.hold(input, output) {
+                        self.reset();
+                        return Err(io::ErrorKind::OutOfMemory.into());
+                    }
                     self.writable().await?;
                 }
                 Err(error) => return Err(error),

@@ -16,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::connection::{Buffers, Connection};
 use super::{Slot, TICK};
 use crate::http::Limits;
+use crate::http::buffer_memory::BufferMemory;
 use crate::http::counters::Tally;
 use crate::http::handler::{Handler, Service, Shortcut};
 use crate::http::request::{Memo, Request};
@@ -38,6 +39,7 @@ pub(super) struct Worker {
     pub encoder: RefCell<Encoder>,
     pub memo: RefCell<Memo<Shortcut>>,
     pub limits: Limits,
+    pub memory: Arc<BufferMemory>,
     pub service: Arc<Service>,
     pub tally: Arc<CachePadded<Tally>>,
     /// Nobody can connect any more.
@@ -128,7 +130,7 @@ impl Rush {
 }
 
 impl Worker {
-    pub fn new(handler: Handler, limits: Limits, open: Arc<AtomicUsize>) -> Self {
+    pub fn new(handler: Handler, limits: Limits, memory: Arc<BufferMemory>, open: Arc<AtomicUsize>) -> Self {
         Self {
             service: handler.service().clone(),
             tally: handler.tally().clone(),
@@ -136,6 +138,7 @@ impl Worker {
             encoder: RefCell::default(),
             memo: RefCell::default(),
             limits,
+            memory,
             is_ending: Cell::default(),
             open,
             spare_buffers: RefCell::default(),
@@ -197,6 +200,7 @@ impl Worker {
     fn tick(&self) {
         self.now.set(self.started.elapsed());
         self.encoder.borrow_mut().set_date(SystemTime::now());
+        self.memory.look();
         if self.rush.is_over() {
             self.spare_buffers.borrow_mut().truncate(SPARE_BUFFERS_KEPT);
             (self.limits.trim)();

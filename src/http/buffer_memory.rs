@@ -1,0 +1,72 @@
+//! The memory that all connections together may hold while they wait: for the rest of a request, for a client that does
+//! not take its answers, for IDs, or for their turn. What is answered at once is not counted, and costs nothing here.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+
+use crossbeam_utils::CachePadded;
+use tracing::{info, warn};
+
+use crate::episode::Episode;
+use crate::sync::lock;
+
+/// One budget for all workers.
+#[derive(Debug)]
+pub struct BufferMemory {
+    bytes_max: usize,
+    held: CachePadded<AtomicUsize>,
+    is_short: AtomicBool,
+    shortage: Mutex<Episode>,
+}
+
+impl BufferMemory {
+    /// A budget of so many bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, held: CachePadded::default(), is_short: false.into(), shortage: Mutex::default() }
+    }
+
+    /// Counts so many bytes more; false, and counts none, when they exceed the budget.
+    pub fn take(&self, bytes: usize) -> bool {
+        let add = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
+        // Relaxed, here and below: counts, no more.
+        let is_taken = self.held.fetch_update(Relaxed, Relaxed, add).is_ok();
+        if !is_taken {
+            self.is_short.store(true, Relaxed);
+            if lock(&self.shortage).holds(Instant::now()) {
+                warn!(
+                    HttpBufferMemory = self.bytes_max >> 20,
+                    "no memory for more unfinished requests and unsent answers: refusing with 503"
+                );
+            }
+        }
+        is_taken
+    }
+
+    /// So many bytes that were taken are not held any more.
+    pub fn give_back(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Tells the log when a shortage is over: half of the memory is free again.
+    pub fn look(&self) {
+        let is_over = self.is_short.load(Relaxed) && self.held.load(Relaxed) <= self.bytes_max / 2;
+        if is_over && self.is_short.swap(false, Relaxed) && lock(&self.shortage).is_over() {
+            info!("there is memory for unfinished requests and unsent answers again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_taken_than_there_is_and_what_is_given_back_can_be_taken_again() {
+        let memory = BufferMemory::new(100);
+        assert!(memory.take(60) && memory.take(40) && memory.take(0));
+        assert!(!memory.take(1) && !memory.take(usize::MAX));
+        memory.give_back(60);
+        assert!(!memory.take(61) && memory.take(60));
+    }
+}
