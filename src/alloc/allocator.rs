@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
@@ -31,6 +31,10 @@ use crate::sync::lock;
 
 /// How long a tag's chain may be empty while a refill is under way before the node counts as unhealthy.
 pub(super) const EMPTY_GRACE: Duration = Duration::from_millis(500);
+
+/// A worker may keep so many ways to tags that are gone, or this part of all that it keeps.
+const GONE_FEW: usize = 64;
+const GONE_SHARE: usize = 8;
 
 /// The most starving tags that are named when the node's health is asked for.
 const COMPLAINTS_MAX: usize = 10;
@@ -205,6 +209,8 @@ pub(super) struct Shared {
     pub nameless_logged: Mutex<Vec<String>>,
     /// Tags that were found empty and may be so still.
     watched: Mutex<Vec<Arc<Tag>>>,
+    /// Tags that are gone, since the start.
+    gone: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -225,6 +231,7 @@ impl Shared {
             preloading: Mutex::default(),
             nameless_logged: Mutex::default(),
             watched: Mutex::default(),
+            gone: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         }
     }
@@ -244,6 +251,8 @@ impl Shared {
         let rests = closed.unclaimed.map(Discarded).into_iter().chain(closed.skipped);
         rests.for_each(|rest| self.skipped.note(gone.name(), rest, Reason::TagDeleted));
         self.watermarks.pin(gone.name());
+        // Relaxed: a count, no more.
+        self.gone.fetch_add(1, Relaxed);
     }
 
     /// Puts the tag into the queue that it asks for, if any.
@@ -357,7 +366,11 @@ impl Allocator {
     /// What makes workers' ends for those who start workers later.
     pub fn handles(&self) -> impl Fn() -> Handle + Send + Sync + 'static {
         let shared = self.shared.clone();
-        move || Handle { shared: shared.clone(), tags: HashMap::default() }
+        move || Handle {
+            gone_seen: shared.gone.load(Relaxed),
+            shared: shared.clone(),
+            tags: HashMap::default(),
+        }
     }
 
     /// An observer's end.
@@ -396,6 +409,8 @@ pub struct Handle {
     shared: Arc<Shared>,
     /// The names are copies: so a claim does not touch the tags themselves.
     tags: HashMap<CompactString, TagHandle, RandomState>,
+    /// How many tags were gone when `tags` was last rid of them.
+    gone_seen: u64,
 }
 
 impl Handle {
@@ -457,15 +472,29 @@ impl Handle {
 
     fn find(&mut self, name: &str) -> Option<&mut TagHandle> {
         if !self.tags.contains_key(name) {
-            let directory = self.shared.directory.load();
-            let tag = directory.get(name)?.clone();
-            // Handles of tags that are gone are met, and dropped, when somebody asks for them; this bounds the rest.
-            if self.tags.len() > 2 * directory.len() {
-                self.tags.clear();
-            }
+            self.forget_gone();
+            let tag = self.shared.directory.load().get(name)?.clone();
             self.tags.insert(name.into(), TagHandle::new(tag));
         }
         self.tags.get_mut(name)
+    }
+
+    /// Drops the ways to tags that are gone, if there may be many: whoever asks for one drops it, and nobody may ask. To
+    /// be called now and then. Says whether it did.
+    pub fn forget_gone(&mut self) -> bool {
+        let gone = self.shared.gone.load(Relaxed);
+        // Looking at all of them for the sake of few would hold up the worker.
+        let few = GONE_FEW.max(self.tags.len() / GONE_SHARE);
+        if gone - self.gone_seen <= few as u64 {
+            return false;
+        }
+        let directory = self.shared.directory.load();
+        let is_there =
+            |name: &str, way: &TagHandle| directory.get(name).is_some_and(|tag| Arc::ptr_eq(tag, way.tag()));
+        self.tags.retain(|name, way| is_there(name, way));
+        self.tags.shrink_to_fit();
+        self.gone_seen = gone;
+        true
     }
 
     /// Whether this node can serve.

@@ -121,6 +121,11 @@ impl Handler {
         Self { handle, service, tally, tally_key }
     }
 
+    /// As [`Handle::forget_gone`].
+    pub fn forget_gone(&mut self) -> bool {
+        self.handle.forget_gone()
+    }
+
     /// What all handlers share.
     pub fn service(&self) -> &Arc<Service> {
         &self.service

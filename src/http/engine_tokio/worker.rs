@@ -205,6 +205,9 @@ impl Worker {
             self.spare_buffers.borrow_mut().truncate(SPARE_BUFFERS_KEPT);
             (self.limits.trim)();
         }
+        if self.handler.borrow_mut().forget_gone() {
+            (self.limits.trim)();
+        }
         for (_, watch) in self.watches.borrow().iter() {
             if watch.deadline.get() <= self.now.get() {
                 watch.expire();
