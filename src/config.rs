@@ -77,6 +77,8 @@ const WATERMARK_PATH: TextKey = TextKey {
 };
 const ON_REGRESSION: TextKey =
     TextKey { name: "OnRegression", default: Some("refuse"), allowed: "refuse or advance" };
+const FAILOVER_GUARD: TextKey = TextKey { name: "FailoverGuard", default: Some("on"), allowed: "on or off" };
+const FAILOVER_STEPS: IntegerKey = IntegerKey::new("FailoverSteps", 1000, 1, 1_000_000_000, "steps");
 const LOG_FORMAT: TextKey = TextKey { name: "LogFormat", default: Some("text"), allowed: "text or json" };
 const ACCESS_TOKENS: SecretKey = SecretKey {
     name: "AccessTokens",
@@ -115,6 +117,8 @@ pub const KEYS: &[Key] = &[
     Key::Integer(MAX_STEP_FACTOR),
     Key::Text(WATERMARK_PATH),
     Key::Text(ON_REGRESSION),
+    Key::Text(FAILOVER_GUARD),
+    Key::Integer(FAILOVER_STEPS),
     Key::Text(LOG_FORMAT),
     Key::Secret(ACCESS_TOKENS),
     Key::Text(ADMIN_HOST),
@@ -258,6 +262,10 @@ pub struct Config {
     pub watermark_path: Option<PathBuf>,
     /// `OnRegression`: what to do when the store has gone back.
     pub on_regression: OnRegression,
+    /// `FailoverGuard`: a database server other than before is not trusted to have all commits.
+    pub failover_guard: bool,
+    /// `FailoverSteps`: how far rows are then raised at least.
+    pub failover_steps: i64,
     /// `LogFormat`: how log lines look.
     pub log_format: LogFormat,
     /// `AccessTokens`: who may have IDs of which tags; `None`: everybody, of all.
@@ -497,6 +505,8 @@ impl Config {
             },
             watermark_path,
             on_regression: file.text(&ON_REGRESSION, parse_on_regression)?,
+            failover_guard: file.text(&FAILOVER_GUARD, parse_switch)?,
+            failover_steps: file.integer(&FAILOVER_STEPS)?,
             log_format: file.text(&LOG_FORMAT, parse_log_format)?,
             access_tokens: file.access_tokens()?,
             admin: file.admin(env)?,
@@ -548,6 +558,8 @@ impl Config {
             MAX_STEP_FACTOR.name: self.policy.step_factor_max,
             WATERMARK_PATH.name: self.watermark_path,
             ON_REGRESSION.name: on_regression,
+            FAILOVER_GUARD.name: if self.failover_guard { "on" } else { "off" },
+            FAILOVER_STEPS.name: self.failover_steps,
             LOG_FORMAT.name: log_format,
             ACCESS_TOKENS.name: hidden(self.access_tokens.is_some()),
             ADMIN_HOST.name: admin.map(|admin| admin.host),
@@ -592,6 +604,14 @@ fn parse_on_regression(text: &str) -> Option<OnRegression> {
     match text {
         "refuse" => Some(OnRegression::Refuse),
         "advance" => Some(OnRegression::Advance),
+        _ => None,
+    }
+}
+
+fn parse_switch(text: &str) -> Option<bool> {
+    match text {
+        "on" => Some(true),
+        "off" => Some(false),
         _ => None,
     }
 }
@@ -901,6 +921,8 @@ mod tests {
             policy: Policy { segment_seconds: 10.0, step_factor_max: 1000 },
             watermark_path: None,
             on_regression: OnRegression::Refuse,
+            failover_guard: true,
+            failover_steps: 1000,
             log_format: LogFormat::Text,
             access_tokens: None,
             admin: Some(AdminConfig {
@@ -927,7 +949,8 @@ mod tests {
             "HttpBufferMemory": 16, "DrainSeconds": 17,
             "Workers": 4, "MaxConnections": 5, "AllocTimeout": 6, "MaxBatch": 7, "MaxLease": 8, "RefillThreads": 9,
             "PreloadTags": 0, "TagReloadSeconds": 11,
-            "SegmentSeconds": 12, "MaxStepFactor": 13, "WatermarkPath": "w.db", "OnRegression": "advance", "LogFormat": "json",
+            "SegmentSeconds": 12, "MaxStepFactor": 13, "WatermarkPath": "w.db", "OnRegression": "advance", "FailoverGuard": "off",
+            "FailoverSteps": 16, "LogFormat": "json",
             "AccessTokens": {"0123456789abcdef": "*", "a-token-for-two-tags": ["a", "\u00e9"]},
             "AdminHost": "0.0.0.0", "AdminPort": 14, "AdminToken": "the-operator's-token",
             "AdminNames": ["Ids.example.com", "idalloc-0.idalloc_nodes"], "MetricsTags": 15
@@ -958,6 +981,8 @@ mod tests {
             policy: Policy { segment_seconds: 12.0, step_factor_max: 13 },
             watermark_path: Some("w.db".into()),
             on_regression: OnRegression::Advance,
+            failover_guard: false,
+            failover_steps: 16,
             log_format: LogFormat::Json,
             access_tokens: Some(AccessTokens(BTreeMap::from([
                 ("0123456789abcdef".into(), AccessScope::All),
@@ -1030,6 +1055,7 @@ mod tests {
             "TagReloadSeconds 10: 1 to 3600 s",
             "SegmentSeconds 10: 1 to 3600 s",
             "MaxStepFactor 1000: 1 to 1000000 steps",
+            "FailoverSteps 1000: 1 to 1000000000 steps",
             "AdminPort 8881: 0 to 65535 (0: none)",
             "MetricsTags 50: 0 to 1000 tags",
         ];
@@ -1052,6 +1078,7 @@ mod tests {
             ("HttpHost", json!("")),
             ("HttpHost", json!(null)),
             ("HttpEngine", json!("Tokio")),
+            ("FailoverGuard", json!(true)),
             ("LogFormat", json!("xml")),
             ("AdminHost", json!("example.com")),
         ] {

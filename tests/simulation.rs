@@ -9,9 +9,10 @@
 //!
 //! - A wrong reply above the watermark: a range that the store granted to another server looks like any other. So a
 //!   duplicate reply repeats only what this session was told before, and nonsense is below the amount asked for.
-//! - Commits lost beside several servers: each notices what it was granted itself, and cannot know of the others. Where
-//!   the table forgets, an ID may come from two servers, though never twice from one; every server then has a watermark
-//!   file, without which a restart would forget as well.
+//! - Commits lost beside several servers, by a table that stays where it is: each notices what it was granted itself, and
+//!   cannot know of the others. Then an ID may come from two servers, though never twice from one. Where another database
+//!   server takes the table over, no ID comes twice at all. Every server then has a watermark file, without which a restart
+//!   would forget as well, and has read the table before the first loss: who has not knows of nothing that may be lost.
 
 mod support;
 
@@ -34,6 +35,7 @@ use idalloc::alloc::{
     AllocError, Allocator, AllocatorConfig, Granted, Handle, Ids, OnRegression, StoreFactory, Want,
 };
 use idalloc::segment::IdRange;
+use idalloc::store::server::Server;
 use idalloc::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow};
 use support::memory::{Claimed, Table, claim_within};
 
@@ -65,6 +67,8 @@ struct Plan {
     faults_percent: u8,
     /// The table loses commits.
     forgets: bool,
+    /// It does so because another database server takes it over.
+    fails_over: bool,
     watermark_files: bool,
     crashes: bool,
     on_regression: OnRegression,
@@ -86,6 +90,7 @@ impl Plan {
             steps: (0..rng.usize(1..=TAGS.len())).map(|_| rng.i64(1..=20)).collect(),
             faults_percent: *rng.choice(&[0, 5, 10, 20, 40]).expect("a choice"),
             forgets,
+            fails_over: forgets && rng.bool(),
             watermark_files,
             // The file is copied while the only thread that writes it asks the store.
             crashes: !watermark_files || refill_threads == 1,
@@ -104,6 +109,7 @@ impl Plan {
             tag_reload: Duration::from_millis(2),
             policy: Policy { segment_seconds: 0.5, step_factor_max: 4 }.into(),
             on_regression: self.on_regression,
+            failover_steps: Some(1000),
             trim: || (),
         }
     }
@@ -158,6 +164,9 @@ struct Life {
     plan: Arc<Plan>,
     table: Arc<Table>,
     watermark_file: Option<PathBuf>,
+    /// A bit for each server that has read the table.
+    readers: Arc<AtomicU64>,
+    server: u64,
     /// Crashed: the store hears nothing more of it.
     dead: AtomicBool,
     /// No more faults.
@@ -168,9 +177,24 @@ struct Life {
 }
 
 impl Life {
-    fn new(plan: Arc<Plan>, table: Arc<Table>, watermark_file: Option<PathBuf>) -> Life {
-        let (dead, calm) = (AtomicBool::new(false), AtomicBool::new(false));
-        Life { plan, table, watermark_file, dead, calm, grants: Mutex::default(), injected: Mutex::default() }
+    fn new(
+        plan: Arc<Plan>,
+        table: Arc<Table>,
+        watermark_file: Option<PathBuf>,
+        readers: Arc<AtomicU64>,
+        server: u64,
+    ) -> Life {
+        Life {
+            plan,
+            table,
+            watermark_file,
+            readers,
+            server,
+            dead: AtomicBool::new(false),
+            calm: AtomicBool::new(false),
+            grants: Mutex::default(),
+            injected: Mutex::default(),
+        }
     }
 
     fn is_dead(&self) -> bool {
@@ -180,7 +204,17 @@ impl Life {
     /// The process is gone, and leaves behind what is durable.
     fn crash(&self) {
         if let Some(file) = &self.watermark_file {
-            std::fs::copy(file, left_behind(file)).expect("copy the watermark file");
+            // The thread that reads the table may be writing it: until it is whole.
+            let read = || std::fs::read(file).expect("read the watermark file");
+            let mut copy = read();
+            loop {
+                let again = read();
+                if again == copy {
+                    break;
+                }
+                copy = again;
+            }
+            std::fs::write(left_behind(file), copy).expect("copy the watermark file");
         }
         self.dead.store(true, Relaxed);
     }
@@ -194,6 +228,10 @@ struct Session {
     life: Arc<Life>,
     rng: Rng,
     told: HashMap<String, i64>,
+    /// The database server that it is with.
+    server: Option<Arc<Server>>,
+    /// It has read the table.
+    has_listed: bool,
 }
 
 impl Session {
@@ -255,8 +293,13 @@ impl Session {
     }
 
     fn forget(&mut self, tag: &str) {
-        let rng = &mut self.rng;
-        self.life.table.lose_commits(tag, |commits| rng.usize(commits.saturating_sub(10)..commits));
+        let (life, rng) = (&self.life, &mut self.rng);
+        let pick = |commits: usize| rng.usize(commits.saturating_sub(10)..commits);
+        if !life.plan.fails_over {
+            life.table.lose_commits(tag, pick);
+        } else if life.readers.load(Relaxed) == (1 << life.plan.servers) - 1 {
+            life.table.fail_over(tag, pick);
+        }
     }
 
     fn nonsense(&mut self, amount: i64) -> i64 {
@@ -283,6 +326,9 @@ impl SegmentStore for Session {
         if life.is_dead() {
             return Err(away());
         }
+        if self.has_listed {
+            life.readers.fetch_or(1 << life.server, Relaxed);
+        }
         match self.draw(&OF_LISTINGS) {
             Some(ErrorBefore | ReadOnly) => return Err(away()),
             Some(HangBefore) => self.hang(),
@@ -293,7 +339,14 @@ impl SegmentStore for Session {
             }
             _ => {}
         }
+        self.has_listed = true;
         Ok(life.table.list().into())
+    }
+
+    fn server(&mut self) -> Result<Option<Arc<Server>>, StoreError> {
+        let server = self.life.table.server();
+        self.server = Some(server.clone());
+        Ok(Some(server))
     }
 
     fn forget_session(&mut self) {
@@ -311,7 +364,8 @@ impl SegmentStore for Session {
         {
             return Ok(told);
         }
-        let end = self.write(fault, tag, |table| table.reserve_above(tag, amount, floor))?;
+        let server = self.server.clone().expect("the server was asked for");
+        let end = self.write(fault, tag, |table| table.reserve_at(&server, tag, amount, floor))?;
         if fault == Some(DuplicateOfDone)
             && let Some(told) = told
         {
@@ -412,13 +466,19 @@ struct World {
     plan: Arc<Plan>,
     table: Arc<Table>,
     dir: tempfile::TempDir,
+    readers: Arc<AtomicU64>,
 }
 
 impl World {
     fn of(seed: u64) -> World {
         let plan = Plan::of(seed);
         let table = Table::new(plan.tags().iter().copied().zip(plan.steps.iter().copied()));
-        World { plan: Arc::new(plan), table, dir: tempfile::tempdir().expect("a directory") }
+        World {
+            plan: Arc::new(plan),
+            table,
+            dir: tempfile::tempdir().expect("a directory"),
+            readers: Arc::default(),
+        }
     }
 
     /// All lives of all servers, side by side.
@@ -428,7 +488,7 @@ impl World {
                 (0..self.plan.servers).map(|server| scope.spawn(move || self.serve(server))).collect();
             servers.into_iter().flat_map(|server| server.join().expect("a server")).collect()
         });
-        History { forgets: self.plan.forgets, lives }
+        History { forgets: self.plan.forgets && !self.plan.fails_over, lives }
     }
 
     fn serve(&self, server: u64) -> Vec<(Arc<Life>, Told)> {
@@ -440,7 +500,8 @@ impl World {
         if let Some(file) = file.as_ref().filter(|file| left_behind(file).exists()) {
             std::fs::rename(left_behind(file), file).expect("the file that the crash left behind");
         }
-        let life = Arc::new(Life::new(self.plan.clone(), self.table.clone(), file));
+        let life =
+            Arc::new(Life::new(self.plan.clone(), self.table.clone(), file, self.readers.clone(), server));
         let told = self.allocate(server, number, &life);
         (life, told)
     }
@@ -491,7 +552,13 @@ impl World {
         let (plan, life, sessions) = (self.plan.clone(), life.clone(), AtomicU64::new(512));
         Arc::new(move || {
             let rng = plan.rng(server, number, sessions.fetch_add(1, Relaxed));
-            Box::new(Session { life: life.clone(), rng, told: HashMap::new() })
+            Box::new(Session {
+                life: life.clone(),
+                rng,
+                told: HashMap::new(),
+                server: None,
+                has_listed: false,
+            })
         })
     }
 
@@ -552,6 +619,7 @@ impl World {
 // ---- the history ----
 
 struct History {
+    /// The table lost commits, and stayed where it is.
     forgets: bool,
     lives: Vec<(Arc<Life>, Told)>,
 }
@@ -710,9 +778,15 @@ fn no_id_comes_twice_whatever_fails() {
 
 fn start(table: &Arc<Table>, watermarks: Watermarks) -> Allocator {
     let plan = Arc::new(Plan { faults_percent: 0, ..Plan::of(0) });
-    let life = Arc::new(Life::new(plan.clone(), table.clone(), None));
+    let life = Arc::new(Life::new(plan.clone(), table.clone(), None, Arc::default(), 0));
     let open: StoreFactory = Arc::new(move || {
-        Box::new(Session { life: life.clone(), rng: Rng::with_seed(0), told: HashMap::new() })
+        Box::new(Session {
+            life: life.clone(),
+            rng: Rng::with_seed(0),
+            told: HashMap::new(),
+            server: None,
+            has_listed: false,
+        })
     });
     Allocator::start(plan.config(), watermarks, &open).expect("it starts")
 }
@@ -869,9 +943,15 @@ fn nothing_in_memory_is_handed_out_once_the_store_is_seen_to_have_gone_back() {
     let table = Table::new([("a", 100)]);
     let server = |on_regression| {
         let plan = Arc::new(Plan { faults_percent: 0, on_regression, ..Plan::of(0) });
-        let life = Arc::new(Life::new(plan.clone(), table.clone(), None));
+        let life = Arc::new(Life::new(plan.clone(), table.clone(), None, Arc::default(), 0));
         let open: StoreFactory = Arc::new(move || {
-            Box::new(Session { life: life.clone(), rng: Rng::with_seed(0), told: HashMap::new() })
+            Box::new(Session {
+                life: life.clone(),
+                rng: Rng::with_seed(0),
+                told: HashMap::new(),
+                server: None,
+                has_listed: false,
+            })
         });
         Allocator::start(plan.config(), Watermarks::default(), &open).expect("it starts")
     };
@@ -900,6 +980,27 @@ fn nothing_in_memory_is_handed_out_once_the_store_is_seen_to_have_gone_back() {
             taken.iter().all(|other| ids.end <= other.start || other.end <= ids.start),
             "{ids:?} {taken:?}"
         );
+    }
+}
+
+/// Another database server takes the table over, and lacks what the one server was granted. The other was granted
+/// nothing; it has only read the row, before the loss.
+#[test]
+fn a_server_that_was_granted_nothing_hands_out_nothing_of_what_was_lost() {
+    let table = Table::new([("a", 100)]);
+    let (busy, quiet) = (start(&table, Watermarks::default()), start(&table, Watermarks::default()));
+    await_left(&busy, 198);
+    let mut taken: Vec<IdRange> = take(&busy, 5000).to_vec();
+    let lost = table.list()[0].max_id;
+    table.fail_over("a", |_| 3);
+    assert!(table.list()[0].max_id < lost, "the new server lacks what was granted");
+    taken.extend(take(&quiet, 1000));
+    taken.extend(take(&busy, 10_000));
+    taken.sort_by_key(|ids| ids.start);
+    assert!(taken.windows(2).all(|pair| pair[0].end <= pair[1].start), "{taken:?}");
+    for server in [&busy, &quiet] {
+        let figures = server.monitor().reservations();
+        assert_eq!((figures.fences, figures.server_changes, figures.failover_raises), (0, 1, 1));
     }
 }
 

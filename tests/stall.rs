@@ -96,6 +96,7 @@ impl Site {
             tag_reload: Duration::from_secs(3600),
             policy: policy.into(),
             on_regression: OnRegression::Refuse,
+            failover_steps: None,
             trim: || (),
         };
         let (amounts, obstacle): (Arc<Mutex<Vec<i64>>>, Arc<Obstacle>) = (Arc::default(), Arc::new(obstacle));

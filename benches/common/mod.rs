@@ -60,6 +60,7 @@ pub fn endless_allocator(tags: usize) -> Allocator {
         tag_reload: Duration::from_secs(3600),
         policy: Policy::default().into(),
         on_regression: OnRegression::Refuse,
+        failover_steps: None,
         trim: || (),
     };
     Allocator::start(config, Watermarks::default(), &open).expect("the table is there")

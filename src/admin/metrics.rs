@@ -201,6 +201,16 @@ fn allocator_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
             vec![counted(&[], reservations.fences)],
         ),
         counter(
+            "idalloc_server_changes_total",
+            "Times that another database server answered than before, or the same after a new start.",
+            vec![counted(&[], reservations.server_changes)],
+        ),
+        counter(
+            "idalloc_failover_raises_total",
+            "Tags that were raised past all that may have been granted, because another server answers.",
+            vec![counted(&[], reservations.failover_raises)],
+        ),
+        counter(
             "idalloc_ids_skipped_total",
             "IDs that were reserved, or may have been, and that nobody will be given, by reason.",
             skipped.collect(),

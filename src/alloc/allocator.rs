@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use super::ending::join_until;
+use super::failover::Failover;
 use super::listing::{Lister, Listing, Missing, Visit};
 use super::monitor::{Monitor, Reservations};
 use super::readings::Readings;
@@ -25,6 +26,7 @@ use super::skipped::{Reason, Skipped};
 use super::tag::{Discarded, Fault, Hunger, Need, Parked, Tag, TagHandle, Urgency, WaiterId};
 use super::watermark::Watermarks;
 use crate::segment::{Claim, IdRange};
+use crate::store::server::Server;
 use crate::store::{SegmentStore, StoreError};
 use crate::supervise;
 use crate::sync::lock;
@@ -55,6 +57,9 @@ pub struct AllocatorConfig {
     pub policy: Arc<Policy>,
     /// What to do when the store has gone back.
     pub on_regression: OnRegression,
+    /// How far rows are raised, in steps and beyond what was seen of them, when another server of the store answers;
+    /// `None`: every server is trusted.
+    pub failover_steps: Option<i64>,
     /// Gives the system back what the global allocator holds and does not need: a listing of many tags leaves much.
     pub trim: fn(),
 }
@@ -199,6 +204,7 @@ pub(super) struct Shared {
     pub listing: Listing,
     pub watermarks: Watermarks,
     pub readings: Readings,
+    pub failover: Failover,
     pub latency: Mutex<Latency>,
     pub reservations: Reservations,
     pub skipped: Skipped,
@@ -216,10 +222,12 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(config: AllocatorConfig, watermarks: Watermarks) -> Self {
+        let failover = Failover::new(config.failover_steps, &watermarks);
         Self {
             config,
             watermarks,
             readings: Readings::default(),
+            failover,
             directory: ArcSwap::default(),
             directory_writer: Mutex::default(),
             queue: RefillQueue::default(),
@@ -253,6 +261,13 @@ impl Shared {
         self.watermarks.pin(gone.name());
         // Relaxed: a count, no more.
         self.gone.fetch_add(1, Relaxed);
+    }
+
+    /// Takes note of the server that answers. What rows owe because it is another is known when this returns.
+    pub fn meet(&self, server: &Arc<Server>) {
+        let directory = self.directory.load_full();
+        let tags = || directory.tags().map(|tag| (tag.name(), tag.step())).collect();
+        self.failover.meet(server, tags, &self.readings, &self.watermarks);
     }
 
     /// Puts the tag into the queue that it asks for, if any.
@@ -337,6 +352,7 @@ impl Allocator {
     ) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared::new(config, watermarks));
         let mut lister = Lister::new(shared.clone(), open());
+        lister.begin();
         if let Err(error @ (StoreError::Schema(_) | StoreError::Denied(_))) = lister.list() {
             return Err(error);
         }

@@ -220,6 +220,7 @@ mod tests {
             tag_reload: Duration::from_secs(1),
             policy: Policy::default().into(),
             on_regression: OnRegression::Refuse,
+            failover_steps: None,
             trim: || (),
         };
         Shared::new(config, Watermarks::default())

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
+use super::failover::Extent;
 use super::refill::{Task, backoff};
 use super::tag::{Fault, Tag, WaiterId, step_fault};
 use super::{Directory, Shared};
@@ -350,9 +351,30 @@ impl Lister {
         }
         let began = Instant::now();
         let rows = self.store.list_tags(TAGS_MAX)?;
-        self.shared.readings.note(rows.iter().map(|row| (row.name.as_str(), row.max_id)));
+        self.note(&rows, Extent::Whole, began)?;
         self.shared.apply(&rows, began);
         Ok(began.elapsed())
+    }
+
+    /// Takes note of what was read from `began` on, for the day when another server answers.
+    fn note(&mut self, rows: &[TagRow], extent: Extent, began: Instant) -> Result<(), StoreError> {
+        let Shared { readings, failover, watermarks, .. } = &*self.shared;
+        // First the server: of one that has lost commits, what was read says nothing about those.
+        if let Some(server) = self.store.server()? {
+            self.shared.meet(&server);
+            failover.read(&server, rows, extent, readings, watermarks);
+        }
+        readings.note(rows.iter().map(|row| (row.name.as_str(), row.max_id)), began);
+        Ok(())
+    }
+
+    /// Has the session use what an earlier process knew of the servers, or trust all of them.
+    pub fn begin(&mut self) {
+        match self.shared.failover.known_position() {
+            _ if self.shared.failover.is_off() => self.store.trust_every_server(),
+            Some(position) => self.store.recall(&position),
+            None => {}
+        }
     }
 
     /// Reads the rows of these tags, and tells everybody who waits for it.
@@ -360,6 +382,7 @@ impl Lister {
         let began = Instant::now();
         let looked_up = catch_unwind(AssertUnwindSafe(|| {
             let rows = self.store.look_up(&names.iter().map(|name| &**name).collect::<Vec<_>>())?;
+            self.note(&rows, Extent::Some, began)?;
             self.shared.add(&rows, began);
             Ok(())
         }));

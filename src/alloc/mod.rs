@@ -15,6 +15,8 @@ mod allocator;
 #[cfg(not(loom))]
 mod ending;
 #[cfg(not(loom))]
+mod failover;
+#[cfg(not(loom))]
 mod listing;
 #[cfg(not(loom))]
 pub mod monitor;

@@ -77,6 +77,10 @@ pub struct ReservationFigures {
     pub failed: [u64; FAILURE_KINDS.len()],
     /// How often a tag was fenced because the store had gone back.
     pub fences: u64,
+    /// How often another server of the store answered than before, or the same after a new start.
+    pub server_changes: u64,
+    /// How many rows were raised for that.
+    pub failover_raises: u64,
 }
 
 /// The counts themselves.
@@ -166,10 +170,13 @@ impl Monitor {
     /// What came of reservations.
     pub fn reservations(&self) -> ReservationFigures {
         let counts = &self.shared.reservations;
+        let (server_changes, failover_raises) = self.shared.failover.counts();
         ReservationFigures {
             granted: counts.granted.read(),
             failed: std::array::from_fn(|kind| counts.failed[kind].load(Relaxed)),
             fences: counts.fences.load(Relaxed),
+            server_changes,
+            failover_raises,
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{error, info, warn};
 
+use super::failover::Debt;
 use super::monitor::StoreStatus;
 use super::skipped::Reason;
 use super::tag::{Discarded, Entry, Fault, Job, Tag, Urgency};
@@ -355,10 +356,10 @@ impl Refiller {
 
     fn carry_out(&mut self, tag: &Arc<Tag>, job: Job) -> Result<(), Failure> {
         if let Some((job, range)) = tag.take_undurable() {
-            return self.hand_over(tag, job, range);
+            return self.hand_over(tag, job, range, None);
         }
         match self.reserve(tag, job.amount()) {
-            Ok(range) => self.hand_over(tag, job, range),
+            Ok((range, debt)) => self.hand_over(tag, job, range, Some(debt)),
             Err(StoreError::Overflow { max_id }) => self.take_the_last(tag, job, max_id),
             Err(StoreError::GoneBack { max_id }) => self.regressed(tag, job, max_id),
             Err(error) => Err(error.into()),
@@ -376,8 +377,8 @@ impl Refiller {
             Job::Extend(_) => {
                 // A step at a time: other servers want of the rest too.
                 let rest = (i64::MAX - max_id.max(0)).min(tag.step());
-                let range = self.reserve(tag, rest)?;
-                self.hand_over(tag, Job::Extend(rest), range)
+                let (range, debt) = self.reserve(tag, rest)?;
+                self.hand_over(tag, Job::Extend(rest), range, Some(debt))
             }
             Job::Lease(caller, _) => {
                 tag.refuse_lease(caller);
@@ -386,9 +387,32 @@ impl Refiller {
         }
     }
 
-    /// Reserves only above what was granted before: a row below that is refused, and stays as it is.
-    fn reserve(&mut self, tag: &Tag, amount: i64) -> Result<IdRange, StoreError> {
-        self.reserve_above(tag, amount, Floor::Refuse(self.granted(tag)))
+    /// Reserves only above what was granted before: a row below that is refused, and stays as it is. But where another
+    /// server answers than before, the row is raised past all that may have been granted.
+    fn reserve(&mut self, tag: &Tag, amount: i64) -> Result<(IdRange, Debt), StoreError> {
+        let debt = self.debt(tag)?;
+        let granted = self.granted(tag);
+        let floor = match debt.owed {
+            Some(owed) => Floor::Leap {
+                first_allowed: owed.max(granted),
+                ahead: self.shared.failover.margin(tag.step()),
+            },
+            None => Floor::Refuse(granted),
+        };
+        Ok((self.reserve_above(tag, amount, floor)?, debt))
+    }
+
+    /// What the tag owes to the server that its next reservation goes to.
+    fn debt(&mut self, tag: &Tag) -> Result<Debt, StoreError> {
+        let asked = Instant::now();
+        let server = self.store.server();
+        if server.is_err() {
+            self.shared.reservations.observe(asked, &server);
+        }
+        if let Some(server) = server? {
+            self.shared.meet(&server);
+        }
+        Ok(self.shared.failover.debt(tag.name()))
     }
 
     fn granted(&self, tag: &Tag) -> i64 {
@@ -411,8 +435,14 @@ impl Refiller {
         Ok(IdRange { start, end })
     }
 
-    fn hand_over(&mut self, tag: &Arc<Tag>, job: Job, range: IdRange) -> Result<(), Failure> {
-        match self.publish(tag, job, range) {
+    fn hand_over(
+        &mut self,
+        tag: &Arc<Tag>,
+        job: Job,
+        range: IdRange,
+        debt: Option<Debt>,
+    ) -> Result<(), Failure> {
+        match self.publish(tag, job, range, debt) {
             Ok(()) => Ok(()),
             Err(Refusal::Behind(granted)) => Err(self.discard_repeated(tag, range, granted).into()),
             Err(Refusal::NotDurable(_)) => {
@@ -426,13 +456,16 @@ impl Refiller {
     }
 
     /// Hands out what was granted, when it is known to be above all that was granted before.
-    fn publish(&self, tag: &Arc<Tag>, job: Job, range: IdRange) -> Result<(), Refusal> {
+    fn publish(&self, tag: &Arc<Tag>, job: Job, range: IdRange, debt: Option<Debt>) -> Result<(), Refusal> {
         // A row that went and came back has another tag by now, whose reservations say how far it is.
         if tag.is_closed() {
             self.shared.skipped.note(tag.name(), Discarded(range), Reason::NoTaker);
             return Ok(());
         }
         self.shared.watermarks.advance(tag.name(), range)?;
+        if let Some(debt) = debt {
+            self.shared.failover.paid(tag, debt, range, &self.shared.watermarks);
+        }
         if let Some(discarded) = tag.complete(job, range) {
             self.shared.skipped.note(tag.name(), discarded, Reason::NoTaker);
         }
@@ -464,8 +497,10 @@ impl Refiller {
             );
             // The store may have granted to others since what is in memory here.
             self.shared.skipped.note_all(tag.name(), &tag.withdraw(), Reason::StoreGoneBack);
-            let range = self.reserve_above(tag, job.amount(), Floor::Raise(granted))?;
-            return self.hand_over(tag, job, range);
+            let debt = self.debt(tag)?;
+            let first_allowed = debt.owed.unwrap_or(0).max(granted);
+            let range = self.reserve_above(tag, job.amount(), Floor::Raise(first_allowed))?;
+            return self.hand_over(tag, job, range, Some(debt));
         }
         self.shared.reservations.note_fence();
         self.refuse(tag, if granted > 0 { Fault::Regression { granted } } else { Fault::NegativeMaxId });

@@ -3,6 +3,8 @@
 //! A reservation that starts below it was granted before, so the store has lost a commit. In a file the watermarks
 //! outlive the process: what is granted is durable there *before* it is handed out.
 
+mod server;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Mutex;

@@ -194,6 +194,7 @@ fn start_allocator(config: &Config, watermarks: Watermarks) -> Result<Allocator,
         tag_reload: config.tag_reload,
         policy: Arc::new(config.policy),
         on_regression: config.on_regression,
+        failover_steps: config.failover_guard.then_some(config.failover_steps),
         trim: memory::trim,
     };
     Allocator::start(settings, watermarks, &open)

@@ -6,13 +6,16 @@
 pub mod change;
 pub mod mysql;
 mod rows;
+pub mod server;
 pub mod sqlite;
 pub mod tag;
 
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use self::server::Server;
 use crate::config::{Identifier, TableSpec};
 use crate::dsn::Dsn;
 
@@ -66,6 +69,13 @@ pub enum Floor {
     Refuse(i64),
     /// A row below this is raised to it, and reserved from there.
     Raise(i64),
+    /// The row is raised by so many IDs, and to this at least, and reserved from there.
+    Leap {
+        /// The lowest ID that may be granted.
+        first_allowed: i64,
+        /// What the row may lack.
+        ahead: i64,
+    },
 }
 
 impl Floor {
@@ -73,7 +83,9 @@ impl Floor {
     #[must_use]
     pub fn first_allowed(self) -> i64 {
         match self {
-            Self::Refuse(first) | Self::Raise(first) => first.max(0),
+            Self::Refuse(first) | Self::Raise(first) | Self::Leap { first_allowed: first, .. } => {
+                first.max(0)
+            }
         }
     }
 
@@ -82,7 +94,16 @@ impl Floor {
     pub fn max_id_min(self) -> i64 {
         match self {
             Self::Refuse(_) => self.first_allowed(),
-            Self::Raise(_) => i64::MIN,
+            Self::Raise(_) | Self::Leap { .. } => i64::MIN,
+        }
+    }
+
+    /// By how much the row is raised in any case, beside what is reserved.
+    #[must_use]
+    pub fn ahead(self) -> i64 {
+        match self {
+            Self::Refuse(_) | Self::Raise(_) => 0,
+            Self::Leap { ahead, .. } => ahead.max(0),
         }
     }
 }
@@ -93,6 +114,22 @@ pub trait SegmentStore: Send {
     fn host(&self) -> Option<&str> {
         None
     }
+
+    /// The server that the session is with; opens one if there is none. The next reservation is made there or not at all:
+    /// [`StoreError::Contended`] if it has to go elsewhere. `None` for a store that has no servers.
+    ///
+    /// # Errors
+    /// Those of opening a session.
+    fn server(&mut self) -> Result<Option<Arc<Server>>, StoreError> {
+        Ok(None)
+    }
+
+    /// How far the log of the server was that this table was last read from, in an earlier process: a host that lacks
+    /// that is used only if there is no other.
+    fn recall(&mut self, _position: &str) {}
+
+    /// From now on, for all sessions: a host will do, though it replicates another or lacks what was seen.
+    fn trust_every_server(&mut self) {}
 
     /// Drops the session, so that the next call opens a new one: no answer that is still on its way to the old one
     /// can be taken for that to a later statement. Does nothing where there is nothing on the way, as in a file.
@@ -280,19 +317,19 @@ fn allowed_max_ids(amount: i64, floor: Floor) -> Result<RangeInclusive<i64>, Sto
     if amount < 1 {
         return Err(StoreError::Unexpected(format!("asked to reserve {amount} IDs")));
     }
-    let max_id_max = i64::MAX - amount;
-    if matches!(floor, Floor::Raise(first) if first > max_id_max) {
+    let end_max = i64::MAX - amount;
+    if !matches!(floor, Floor::Refuse(_)) && floor.first_allowed() > end_max {
         return Err(StoreError::Overflow { max_id: floor.first_allowed() });
     }
-    Ok(floor.max_id_min()..=max_id_max)
+    Ok(floor.max_id_min()..=end_max.saturating_sub(floor.ahead()))
 }
 
 /// Tells why a reservation changed no row, though there is one, with this `max_id` a moment later.
-fn why_not_reserved(max_id: i64, allowed: &RangeInclusive<i64>) -> StoreError {
+fn why_not_reserved(max_id: i64, allowed: &RangeInclusive<i64>, ahead: i64) -> StoreError {
     if max_id < *allowed.start() {
         StoreError::GoneBack { max_id }
     } else if max_id > *allowed.end() {
-        StoreError::Overflow { max_id }
+        StoreError::Overflow { max_id: max_id.saturating_add(ahead) }
     } else {
         StoreError::Contended("the row changed meanwhile".into())
     }

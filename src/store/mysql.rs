@@ -11,6 +11,7 @@
 mod choice;
 mod conn;
 mod host;
+mod identity;
 mod read;
 mod schema;
 mod session;
@@ -28,6 +29,8 @@ use mysql::{DriverError, MySqlError, Params, Row, Value};
 use self::choice::HostChoice;
 use self::conn::Conn;
 use self::host::{Host, Settings, insist_on_writes};
+use self::identity::{Look, Replication};
+use super::server::Server;
 use super::{
     Floor, LOOK_UP_MAX, NEEDS_DEFAULT, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow,
     allowed_max_ids, why_not_reserved,
@@ -41,7 +44,7 @@ pub(super) use schema::schema;
 const ALTERNATING_BIT_PLACE: u32 = 63;
 
 /// How many parameters a reservation has.
-const RESERVE_PARAMS: usize = 6;
+const RESERVE_PARAMS: usize = 7;
 
 /// How many tags a look-up may have, the least that will do.
 const LOOK_UP_SIZES: [usize; 3] = [1, 16, LOOK_UP_MAX];
@@ -70,6 +73,8 @@ pub struct MySqlStore {
     vets_hosts: bool,
     /// Whether the newest statement was sent, and what came of it is unknown.
     is_in_doubt: bool,
+    /// The server that the caller was told of, for the next reservation.
+    told: Option<Arc<Server>>,
 }
 
 impl MySqlStore {
@@ -88,6 +93,7 @@ impl MySqlStore {
             return_after: Duration::from_secs(30),
             fails_fast_on_locks: false,
             is_in_doubt: false,
+            told: None,
         }
     }
 
@@ -101,6 +107,7 @@ impl MySqlStore {
             table: Table::new(&self.table.spec),
             session: None,
             left: None,
+            told: None,
             ..*self
         }
     }
@@ -118,8 +125,7 @@ impl MySqlStore {
         ask: impl FnOnce(&mut Session, &Table) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
         self.is_in_doubt = false;
-        let kept = self.session.take().filter(|session| self.may_go_on(session));
-        let mut session = kept.map_or_else(|| self.connect(), Ok)?;
+        let mut session = self.take_session()?;
         let was_idle = session.last_answer.elapsed() >= IDLE_MIN;
         match ask(&mut session, &self.table) {
             Ok(answer) => {
@@ -132,6 +138,11 @@ impl MySqlStore {
                 Err(self.judge(failure, session, was_idle))
             }
         }
+    }
+
+    fn take_session(&mut self) -> Result<Session, StoreError> {
+        let kept = self.session.take().filter(|session| self.may_go_on(session));
+        kept.map_or_else(|| self.connect(), Ok)
     }
 
     fn may_go_on(&self, session: &Session) -> bool {
@@ -169,17 +180,16 @@ impl MySqlStore {
         error
     }
 
-    /// Tries every host once. When none will do, the error is the one most likely to pass by itself.
+    /// Tries every host once. When none will do, the error is the one most likely to pass by itself. A host that lacks
+    /// commits that were seen is taken only after all the others: then they are lost.
     fn connect(&mut self) -> Result<Session, StoreError> {
         let mut failure = None;
+        let mut behind = Vec::new();
         for host in self.choice.order(self.left) {
-            match self.open(host) {
-                Ok(session) => {
-                    tracing::info!(host = %self.hosts[host].name, "connected to the store");
-                    self.left = None;
-                    return Ok(session);
-                }
-                Err(error) => {
+            match self.open(host, Lag::Refused) {
+                Ok(session) => return Ok(self.connected(session)),
+                Err(Refused::Behind) => behind.push(host),
+                Err(Refused::For(error)) => {
                     tracing::debug!(host = %self.hosts[host].name, %error, "store host skipped");
                     if !matches!(failure, Some(StoreError::Unavailable(_))) {
                         failure = Some(error);
@@ -187,20 +197,41 @@ impl MySqlStore {
                 }
             }
         }
+        for host in behind {
+            match self.open(host, Lag::Taken) {
+                Ok(session) => return Ok(self.connected(session)),
+                Err(Refused::Behind) => {}
+                Err(Refused::For(error)) => failure = Some(error),
+            }
+        }
         Err(failure.unwrap_or_else(|| StoreError::Unavailable("the DSN names no host".into())))
     }
 
+    fn connected(&mut self, session: Session) -> Session {
+        tracing::info!(host = session.place, "connected to the store");
+        self.left = None;
+        session
+    }
+
     /// A session with a host that will do.
-    fn open(&self, host: usize) -> Result<Session, StoreError> {
+    fn open(&self, host: usize, lag: Lag) -> Result<Session, Refused> {
         self.choice.trying(host, Instant::now());
         let place = self.hosts[host].name.clone();
+        let judged = |failure: Failure| Refused::For(failure.judge(&place, &self.table));
         let connected = self.hosts[host].connect(self.fails_fast_on_locks);
         // Who knows what comes back.
         let connected = connected.inspect_err(|_| self.choice.set_vetted(host, false));
-        let (mut conn, settings) = connected.map_err(|e| e.judge(&place, &self.table))?;
+        let (mut conn, settings) = connected.map_err(judged)?;
+        let look = identity::look(&mut conn).map_err(|error| judged(error.into()))?;
+        if !self.choice.trusts_every_server() {
+            insist_on_no_replication(&look, &place).map_err(Refused::For)?;
+            if lag == Lag::Refused && !look.server.position.contains(&self.choice.position()) {
+                return Err(Refused::Behind);
+            }
+        }
         let mut untold = Vec::new();
         if self.vets_hosts && !self.choice.is_vetted(host) {
-            untold = self.table.vet(&mut conn, &place).map_err(|e| e.judge(&place, &self.table))?.warnings;
+            untold = self.table.vet(&mut conn, &place).map_err(judged)?.warnings;
             self.choice.set_vetted(host, true);
         }
         self.choice.reached(host);
@@ -209,6 +240,7 @@ impl MySqlStore {
             statements: self.table.statements(!settings.logs_statements),
             host,
             place,
+            server: Arc::new(look.server),
             has_update_time: None,
             alternating_bit: 0,
             untold,
@@ -222,12 +254,15 @@ impl MySqlStore {
         if !self.choice.is_return_due(self.return_after, Instant::now()) {
             return;
         }
-        match self.open(0) {
+        match self.open(0, Lag::Refused) {
             Ok(session) => {
                 tracing::info!(host = session.place, "returned to the first store host");
                 self.session = Some(session);
             }
-            Err(error) => tracing::debug!(%error, "the first store host is not back"),
+            Err(Refused::For(error)) => tracing::debug!(%error, "the first store host is not back"),
+            Err(Refused::Behind) => {
+                tracing::debug!("the first store host is back, and lacks commits that were seen");
+            }
         }
     }
 }
@@ -235,6 +270,21 @@ impl MySqlStore {
 impl SegmentStore for MySqlStore {
     fn host(&self) -> Option<&str> {
         self.session.as_ref().map(|session| session.place.as_str())
+    }
+
+    fn server(&mut self) -> Result<Option<Arc<Server>>, StoreError> {
+        let session = self.take_session()?;
+        self.told = Some(session.server.clone());
+        self.session = Some(session);
+        Ok(self.told.clone())
+    }
+
+    fn recall(&mut self, position: &str) {
+        self.choice.set_position(position.to_owned());
+    }
+
+    fn trust_every_server(&mut self) {
+        self.choice.trust_every_server();
     }
 
     fn forget_session(&mut self) {
@@ -260,6 +310,7 @@ impl SegmentStore for MySqlStore {
 
     fn list_tags(&mut self, limit: usize) -> Result<Rows<TagRow>, StoreError> {
         self.return_to_first_host();
+        let choice = self.choice.clone();
         self.call(|session, table| {
             let order = session.order(table)?;
             let sql = format!("SELECT {}, max_id, step FROM {} {order} LIMIT ?", table.tag, table.name);
@@ -268,6 +319,12 @@ impl SegmentStore for MySqlStore {
                 tags.push(read::listed(row, |row| read::tag_row(&row)));
                 Ok(())
             })?;
+            let look = identity::look(&mut session.conn)?;
+            if !choice.trusts_every_server() {
+                insist_on_no_replication(&look, &session.place)?;
+            }
+            choice.set_position(look.server.position.to_text());
+            session.server = Arc::new(look.server);
             Ok(tags)
         })
     }
@@ -290,16 +347,21 @@ impl SegmentStore for MySqlStore {
 
     fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
         let allowed = allowed_max_ids(amount, floor)?;
-        self.call(|Session { conn, statements, place, alternating_bit, .. }, table| {
+        let told = self.told.take();
+        self.call(|Session { conn, statements, place, alternating_bit, server, .. }, table| {
+            // The floor is for the server that the caller was told of.
+            if told.is_some_and(|told| !told.is(server)) {
+                return Err(StoreError::Contended("the session is with another server now".into()).into());
+            }
             *alternating_bit ^= 1;
-            let first = floor.first_allowed();
-            let params = (first, amount, *alternating_bit, tag, allowed.start(), allowed.end());
+            let (ahead, first) = (floor.ahead(), floor.first_allowed());
+            let params = (ahead, first, amount, *alternating_bit, tag, allowed.start(), allowed.end());
             conn.exec_drop(&statements.reserve, params)?;
             match acknowledged_rows(conn)? {
                 1 => Ok(acknowledged_max_id(conn, amount, *alternating_bit)?),
                 0 => {
                     insist_on_writes(conn, place)?;
-                    Err(table.why_not_reserved(conn, tag, &allowed)?.into())
+                    Err(table.why_not_reserved(conn, tag, &allowed, floor.ahead())?.into())
                 }
                 rows => Err(StoreError::Unexpected(format!("{rows} rows have this tag")).into()),
             }
@@ -349,6 +411,31 @@ fn acknowledged_max_id(conn: &Conn, amount: i64, alternating_bit: u64) -> Result
     Ok(max_id)
 }
 
+/// Whether a host will do that lacks commits that were seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lag {
+    Refused,
+    Taken,
+}
+
+/// Why there is no session with a host.
+enum Refused {
+    For(StoreError),
+    /// It lacks commits that were seen.
+    Behind,
+}
+
+/// What a replica is told itself is lost, or breaks its replication.
+fn insist_on_no_replication(look: &Look, place: &str) -> Result<(), StoreError> {
+    match look.replication {
+        Replication::Running => Err(StoreError::ReadOnly(format!(
+            "{place}: it is a replica whose replication is running, so it grants no IDs; promote it (STOP REPLICA), or set \
+             FailoverGuard to off"
+        ))),
+        Replication::Stopped | Replication::Hidden => Ok(()),
+    }
+}
+
 /// A live connection.
 struct Session {
     conn: Conn,
@@ -357,6 +444,8 @@ struct Session {
     host: usize,
     /// Its name.
     place: String,
+    /// Who is at the other end.
+    server: Arc<Server>,
     has_update_time: Option<bool>,
     /// That of the newest reservation: 0 or 1.
     alternating_bit: u64,
@@ -427,7 +516,7 @@ impl Table {
             // negative sum would be an error: hence a first ID that is none.
             reserve: format!(
                 "UPDATE {name} \
-                 SET max_id = LAST_INSERT_ID((GREATEST(max_id, ?) + ?) | (? << {ALTERNATING_BIT_PLACE})) & {} \
+                 SET max_id = LAST_INSERT_ID((GREATEST(max_id + ?, ?) + ?) | (? << {ALTERNATING_BIT_PLACE})) & {} \
                  WHERE {tag} = ? AND max_id >= ? AND max_id <= ? {guard}",
                 i64::MAX
             ),
@@ -507,13 +596,14 @@ impl Table {
         conn: &mut Conn,
         tag: &str,
         allowed: &RangeInclusive<i64>,
+        ahead: i64,
     ) -> Result<StoreError, Failure> {
         let sql = format!("SELECT max_id FROM {} WHERE {} = ?", self.name, self.tag);
         let found: Vec<Row> = rows(conn, sql, (tag,))?;
         Ok(match found.first().map(|row| read::number(row, 0, "max_id")) {
             None => StoreError::UnknownTag,
             Some(Err(reason)) => StoreError::Unreadable(reason),
-            Some(Ok(max_id)) => why_not_reserved(max_id, allowed),
+            Some(Ok(max_id)) => why_not_reserved(max_id, allowed, ahead),
         })
     }
 

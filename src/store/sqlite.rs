@@ -141,16 +141,16 @@ impl SegmentStore for SqliteStore {
             let touch = if *has_update_time { format!(", update_time = {NOW}") } else { String::new() };
             // SQLite turns a sum over 2^63 into a floating-point number: hence the guard.
             let mut statement = db.prepare_cached(&format!(
-                "UPDATE {} SET max_id = max(max_id, ?1) + ?2 {touch} \
+                "UPDATE {} SET max_id = max(max_id + ?6, ?1) + ?2 {touch} \
                  WHERE {} = ?3 AND typeof(max_id) = 'integer' AND max_id BETWEEN ?4 AND ?5 RETURNING max_id",
                 table.name, table.tag
             ))?;
             // Commits only once the last row was asked for, and then may still fail.
-            let params = (floor.first_allowed(), amount, tag, allowed.start(), allowed.end());
+            let params = (floor.first_allowed(), amount, tag, allowed.start(), allowed.end(), floor.ahead());
             let rows = statement.query_map(params, |row| row.get(0))?;
             match rows.collect::<Result<Vec<i64>, _>>()?[..] {
                 [max_id] => Ok(max_id),
-                [] => Err(table.why_not_reserved(db, tag, &allowed)?.into()),
+                [] => Err(table.why_not_reserved(db, tag, &allowed, floor.ahead())?.into()),
                 ref rows => Err(StoreError::Unexpected(format!("{} rows have this tag", rows.len())).into()),
             }
         })
@@ -353,13 +353,14 @@ impl Table {
         db: &Connection,
         tag: &str,
         allowed: &RangeInclusive<i64>,
+        ahead: i64,
     ) -> rusqlite::Result<StoreError> {
         let sql = format!("SELECT max_id FROM {} WHERE {} = ?1", self.name, self.tag);
         let max_id = db.query_row(&sql, [tag], |row| Ok(number(row.get_ref(0)?, "max_id"))).optional()?;
         Ok(match max_id {
             None => StoreError::UnknownTag,
             Some(Err(reason)) => StoreError::Unreadable(reason),
-            Some(Ok(max_id)) => why_not_reserved(max_id, allowed),
+            Some(Ok(max_id)) => why_not_reserved(max_id, allowed, ahead),
         })
     }
 }

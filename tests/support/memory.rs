@@ -1,17 +1,21 @@
 //! A table in memory, and claims with a limit: what the tests of the allocator stand on.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use idalloc::alloc::{AllocError, Granted, Handle, Outcome, Pending, Want};
+use idalloc::store::server::{Position, Server};
 use idalloc::store::{Floor, Rest, StoreError, TagRow};
 
 /// The rows that all sessions of a test share.
 pub struct Table {
     rows: Mutex<BTreeMap<String, Row>>,
+    /// Which server has it: another each time that commits were lost.
+    server: AtomicU64,
 }
 
 struct Row {
@@ -37,7 +41,7 @@ impl Table {
     pub fn new<'a>(tags: impl IntoIterator<Item = (&'a str, i64)>) -> Arc<Table> {
         let row = |step| Row { step, commits: vec![0], highest: 0 };
         let rows = tags.into_iter().map(|(name, step)| (name.to_owned(), row(step))).collect();
-        Arc::new(Table { rows: Mutex::new(rows) })
+        Arc::new(Table { rows: Mutex::new(rows), server: AtomicU64::new(0) })
     }
 
     /// What a listing finds.
@@ -57,13 +61,21 @@ impl Table {
 
     /// As [`SegmentStore::reserve_above`](idalloc::store::SegmentStore::reserve_above).
     pub fn reserve_above(&self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
-        let mut rows = self.lock();
+        Self::reserve_in(&mut self.lock(), tag, amount, floor)
+    }
+
+    fn reserve_in(
+        rows: &mut BTreeMap<String, Row>,
+        tag: &str,
+        amount: i64,
+        floor: Floor,
+    ) -> Result<i64, StoreError> {
         let row = rows.get_mut(tag).ok_or(StoreError::UnknownTag)?;
         let max_id = row.max_id();
         if max_id < floor.max_id_min() {
             return Err(StoreError::GoneBack { max_id });
         }
-        let max_id = max_id.max(floor.first_allowed());
+        let max_id = max_id.saturating_add(floor.ahead()).max(floor.first_allowed());
         let end = max_id.checked_add(amount).ok_or(StoreError::Overflow { max_id })?;
         row.commit(end);
         Ok(end)
@@ -77,6 +89,45 @@ impl Table {
             row.map(|row| row.commit(rest.first_unclaimed)).is_some()
         };
         rests.iter().map(give_back).collect()
+    }
+
+    /// The server that has the table.
+    pub fn server(&self) -> Arc<Server> {
+        Arc::new(Server {
+            id: self.server.load(Relaxed).to_string(),
+            node: String::new(),
+            started_s: None,
+            uptime: Duration::ZERO,
+            position: Position::Unknown,
+            looked_at: Some(Instant::now()),
+        })
+    }
+
+    /// As [`reserve_above`](Self::reserve_above), on a session with this server: if it has lost the table, the session is
+    /// lost as well.
+    pub fn reserve_at(
+        &self,
+        server: &Server,
+        tag: &str,
+        amount: i64,
+        floor: Floor,
+    ) -> Result<i64, StoreError> {
+        let mut rows = self.lock();
+        if server.id != self.server.load(Relaxed).to_string() {
+            return Err(StoreError::Unavailable("that server is gone".to_owned()));
+        }
+        Self::reserve_in(&mut rows, tag, amount, floor)
+    }
+
+    /// Another server takes the table over, and lacks the row's newest commits: `pick` says, of so many, which is the last
+    /// that it has.
+    pub fn fail_over(&self, tag: &str, pick: impl FnOnce(usize) -> usize) {
+        let mut rows = self.lock();
+        if let Some(row) = rows.get_mut(tag) {
+            let last = pick(row.commits.len());
+            row.commits.truncate(last + 1);
+        }
+        self.server.fetch_add(1, Relaxed);
     }
 
     /// Loses the row's newest commits: `pick` says, of so many, which is the last that stays.

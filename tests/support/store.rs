@@ -35,6 +35,7 @@ pub fn embedded_allocator(file: &Path, trim: fn()) -> Allocator {
         tag_reload: Duration::from_secs(10),
         policy: Policy::default().into(),
         on_regression: OnRegression::Refuse,
+        failover_steps: None,
         trim,
     };
     Allocator::start(config, Watermarks::default(), &open).unwrap()

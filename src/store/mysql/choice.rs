@@ -18,11 +18,23 @@ struct State {
     current: usize,
     first_tried: Instant,
     vetted: Vec<bool>,
+    /// How far the log was when the table was last read.
+    position: String,
+    /// A host will do, whatever its log and its replication.
+    trusts_every_server: bool,
 }
 
 impl HostChoice {
     pub(super) fn new(hosts: usize, now: Instant) -> HostChoice {
-        HostChoice { state: Mutex::new(State { current: 0, first_tried: now, vetted: vec![false; hosts] }) }
+        HostChoice {
+            state: Mutex::new(State {
+                current: 0,
+                first_tried: now,
+                vetted: vec![false; hosts],
+                position: String::new(),
+                trusts_every_server: false,
+            }),
+        }
     }
 
     /// Where sessions belong.
@@ -65,6 +77,28 @@ impl HostChoice {
     /// The table on `host` is, or may not be any more, as it must be.
     pub(super) fn set_vetted(&self, host: usize, vetted: bool) {
         self.state().vetted[host] = vetted;
+    }
+
+    /// How far the log was when the table was last read.
+    pub(super) fn position(&self) -> String {
+        self.state().position.clone()
+    }
+
+    /// The table was read, at a server whose log was as far as this.
+    pub(super) fn set_position(&self, position: String) {
+        if !position.is_empty() {
+            self.state().position = position;
+        }
+    }
+
+    /// Whether a host will do, whatever its log and its replication.
+    pub(super) fn trusts_every_server(&self) -> bool {
+        self.state().trusts_every_server
+    }
+
+    /// From now on, it will.
+    pub(super) fn trust_every_server(&self) {
+        self.state().trusts_every_server = true;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
