@@ -1,6 +1,6 @@
 # The commands of this project. `make check` is what CI runs.
 
-.PHONY: build run test check lint loom simulation soak chaos galera e2e screenshots deps perf-deps bench instructions clients fuzz clean
+.PHONY: build run test check lint loom simulation soak chaos failover galera e2e screenshots deps perf-deps bench instructions clients fuzz clean
 
 # The commit is shown by /api/status and in /metrics.
 build:
@@ -43,6 +43,10 @@ simulation:
 # Five minutes of servers and a database that fail, for hundreds of millions of IDs; `make test` has 40 s of it.
 chaos: deps
 	IDALLOC_CHAOS_SECONDS=300 cargo test --locked --release --test chaos -- --nocapture
+
+# Two hundred losses of acknowledged commits, by failovers and by kills without a flush; `make test` has three of each kind.
+failover: deps
+	IDALLOC_FAILOVER_ROUNDS=50 cargo test --locked --release --test failover -- --nocapture
 
 # A Galera cluster of three nodes that are killed and halted. It takes packages that the other tests do not.
 galera:

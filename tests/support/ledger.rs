@@ -44,6 +44,11 @@ impl Ledger {
         self.lock().sums.clone()
     }
 
+    /// The lowest ID from this one on that was entered.
+    pub fn first_from(&self, id: i64) -> Option<i64> {
+        self.lock().first_from(id)
+    }
+
     /// Fails the test if an ID was given twice, or one that the table's row does not account for.
     pub fn assert_sound(&self, max_id: i64) {
         let sums = self.sums();
@@ -71,6 +76,17 @@ impl Pages {
             eprintln!("{taken} of the IDs {ids:?} that {owner} was given were given before");
             self.sums.overlaps.push((ids, owner.to_owned()));
         }
+    }
+
+    fn first_from(&self, id: i64) -> Option<i64> {
+        let first_word = id as usize / 64;
+        let words = self.words.iter().enumerate().skip(first_word);
+        let mut rest = words.map(|(index, word)| {
+            let from = if index == first_word { u64::MAX << (id % 64) } else { u64::MAX };
+            (index, word & from)
+        });
+        let (index, word) = rest.find(|(_, word)| *word != 0)?;
+        Some(index as i64 * 64 + i64::from(word.trailing_zeros()))
     }
 
     /// The words that hold the bits of `ids`, each with a mask of those.

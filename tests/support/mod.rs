@@ -15,6 +15,7 @@ macro_rules! on_each_engine {
 }
 
 pub mod clock;
+pub mod consumer;
 pub mod ledger;
 pub mod load;
 pub mod mariadb;
@@ -22,6 +23,7 @@ pub mod memory;
 pub mod node;
 pub mod program;
 pub mod proxy;
+pub mod replication;
 pub mod server;
 pub mod store;
 pub mod terminal;

@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -27,7 +27,8 @@ pub struct Proxy {
 
 /// What all connections through one proxy share.
 struct Line {
-    database_port: u16,
+    /// 0 while it leads nowhere: that is nobody's.
+    database_port: AtomicU16,
     /// What a statement holds whose acknowledgement may be lost.
     marker: &'static str,
     delay_ms: AtomicU64,
@@ -54,7 +55,7 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let port = listener.local_addr().expect("its address").port();
         let line = Arc::new(Line {
-            database_port,
+            database_port: AtomicU16::new(database_port),
             marker,
             delay_ms: AtomicU64::new(0),
             trickle_ms: AtomicU64::new(0),
@@ -79,6 +80,18 @@ impl Proxy {
     /// Closes every connection, whatever is under way on it.
     pub fn cut(&self) {
         lock(&self.line.open).drain(..).for_each(|connection| connection.cut());
+    }
+
+    /// From now on it leads to the database on this port, as a virtual address does after a failover. Every connection is
+    /// closed, so that none leads to the database of before.
+    pub fn lead_to(&self, database_port: u16) {
+        self.line.database_port.store(database_port, Relaxed);
+        self.cut();
+    }
+
+    /// From now on it leads nowhere: connections are accepted and closed at once.
+    pub fn lead_nowhere(&self) {
+        self.lead_to(0);
     }
 
     /// Holds back whatever comes, in both directions, for so long. A statement that is held back arrives even if its
@@ -137,13 +150,14 @@ impl Line {
                 return;
             }
             // A database that is down closes the client's connection, as it would be without a proxy.
-            if let Ok(database) = TcpStream::connect(("127.0.0.1", self.database_port)) {
-                self.join(client, database);
+            let port = self.database_port.load(Relaxed);
+            if let Ok(database) = TcpStream::connect(("127.0.0.1", port)) {
+                self.join(client, database, port);
             }
         }
     }
 
-    fn join(self: &Arc<Self>, client: TcpStream, database: TcpStream) {
+    fn join(self: &Arc<Self>, client: TcpStream, database: TcpStream, database_port: u16) {
         let nodelay = client.set_nodelay(true).and_then(|()| database.set_nodelay(true));
         nodelay.expect("set nodelay");
         let (marked, ended) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -152,6 +166,10 @@ impl Line {
         let mut open = lock(&self.open);
         open.retain(|connection| !connection.ended.load(Relaxed));
         open.push(connection.clone());
+        if self.database_port.load(Relaxed) != database_port {
+            // It leads elsewhere since, and whoever said so has cut what was open then.
+            connection.cut();
+        }
         drop(open);
         let (line, of_statements) = (self.clone(), connection.clone());
         thread::spawn(move || of_statements.pass_statements(&line));
