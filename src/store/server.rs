@@ -4,9 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Two looks at one server may differ by a second in when it started.
-const START_TOLERANCE_S: i64 = 1;
-
 /// How much longer than since the last look at its cluster a node must have run, to have been there then.
 const UPTIME_TOLERANCE: Duration = Duration::from_secs(2);
 
@@ -49,10 +46,7 @@ impl Server {
         }
         let kept = self.id == known.id
             && match self.node == known.node {
-                true => match (self.started_s, known.started_s) {
-                    (Some(now), Some(before)) => (now - before).abs() <= START_TOLERANCE_S,
-                    (now, before) => now.is_none() == before.is_none(),
-                },
+                true => self.started_s == known.started_s,
                 false => self.ran_at(known.looked_at),
             };
         if kept { Continuity::Kept } else { Continuity::Doubtful }
@@ -241,8 +235,8 @@ mod tests {
         let known = server(1000, Position::MySql("aa:1-10".into()));
         let look =
             |started_s, executed: &str| server(started_s, Position::MySql(executed.into())).continues(&known);
-        assert_eq!(look(1001, "aa:1-12"), Continuity::Kept);
-        assert_eq!(look(1003, "aa:1-12"), Continuity::Doubtful);
+        assert_eq!(look(1000, "aa:1-12"), Continuity::Kept);
+        assert_eq!(look(1001, "aa:1-12"), Continuity::Doubtful);
         assert_eq!(look(1000, "aa:1-9"), Continuity::Lost);
         let other = Server { id: "b".into(), ..server(1000, Position::Unknown) };
         assert_eq!(other.continues(&known), Continuity::Doubtful);
