@@ -183,6 +183,7 @@ impl MySqlStore {
     /// Tries every host once. When none will do, the error is the one most likely to pass by itself. A host that lacks
     /// commits that were seen is taken only after all the others: then they are lost.
     fn connect(&mut self) -> Result<Session, StoreError> {
+        self.compare_hosts()?;
         let mut failure = None;
         let mut behind = Vec::new();
         for host in self.choice.order(self.left) {
@@ -205,6 +206,64 @@ impl MySqlStore {
             }
         }
         Err(failure.unwrap_or_else(|| StoreError::Unavailable("the DSN names no host".into())))
+    }
+
+    /// Before the first session, hosts that would grant IDs are compared with each other: an old primary that came back
+    /// writable lacks what the new one has granted, and no position that was seen in time may tell.
+    fn compare_hosts(&self) -> Result<(), StoreError> {
+        if !self.vets_hosts || self.choice.trusts_every_server() || self.choice.is_compared() {
+            return Ok(());
+        }
+        let all = (0..self.hosts.len()).map(|host| (&self.hosts[host].name, self.look(host)));
+        let fit: Vec<_> = all
+            .filter_map(|(name, look)| look.ok().map(|look| (name, look)))
+            .filter(|(_, look)| look.replication != Replication::Running)
+            .collect();
+        let has_all = |one: &Look| {
+            fit.iter().all(|(_, other)| {
+                one.server.id == other.server.id
+                    || one.server.position.contains(&other.server.position.to_text())
+            })
+        };
+        match fit.iter().find(|(_, look)| has_all(look)) {
+            Some((_, foremost)) => self.choice.set_position(foremost.server.position.to_text()),
+            None if fit.is_empty() => return Ok(()),
+            None => {
+                let names: Vec<_> = fit.iter().map(|(name, _)| name.as_str()).collect();
+                return Err(StoreError::ReadOnly(format!(
+                    "each of {} takes writes and lacks commits that another one has: make all but the primary read-only, \
+                     or take them out of the DSN",
+                    names.join(", ")
+                )));
+            }
+        }
+        self.choice.set_compared();
+        Ok(())
+    }
+
+    /// A look at a host that takes writes.
+    fn look(&self, host: usize) -> Result<Look, Failure> {
+        let (mut conn, _) = self.hosts[host].connect(self.fails_fast_on_locks)?;
+        Ok(identity::look(&mut conn)?)
+    }
+
+    /// Says of every host whether it would stand in.
+    fn report_hosts(&self, report: &mut StoreReport) {
+        for (host, Host { name, .. }) in self.hosts.iter().enumerate() {
+            match self.look(host).map_err(|failure| failure.judge(name, &self.table)) {
+                Ok(look) if look.replication == Replication::Running => report.warnings.push(format!(
+                    "{name} is a replica that takes writes, which its primary does not get; position: {}; run there: \
+                     SET GLOBAL read_only = 1; and set it in the option file",
+                    look.server.position.to_text()
+                )),
+                Ok(look) => report.facts.push(format!(
+                    "{name} takes writes, and no replication is running; position: {}",
+                    look.server.position.to_text()
+                )),
+                Err(StoreError::ReadOnly(text)) => report.facts.push(format!("{text}, as a stand-in should be")),
+                Err(error) => report.warnings.push(error.to_string()),
+            }
+        }
     }
 
     fn connected(&mut self, session: Session) -> Session {
@@ -298,14 +357,18 @@ impl SegmentStore for MySqlStore {
     }
 
     fn check(&mut self) -> Result<StoreReport, StoreError> {
-        self.call(|Session { conn, statements, place, untold, .. }, table| {
+        let mut report = self.call(|Session { conn, statements, place, untold, .. }, table| {
             let report = table.vet(conn, place)?;
             // Preparing it asks for every privilege that a reservation needs.
             conn.insist_on_privileges(&statements.reserve, RESERVE_PARAMS)?;
             // The report tells it.
             untold.clear();
             Ok(report)
-        })
+        })?;
+        if self.vets_hosts {
+            self.report_hosts(&mut report);
+        }
+        Ok(report)
     }
 
     fn list_tags(&mut self, limit: usize) -> Result<Rows<TagRow>, StoreError> {

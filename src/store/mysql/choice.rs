@@ -20,6 +20,8 @@ struct State {
     vetted: Vec<bool>,
     /// How far the log was when the table was last read.
     position: String,
+    /// The hosts' logs were compared with each other.
+    is_compared: bool,
     /// A host will do, whatever its log and its replication.
     trusts_every_server: bool,
 }
@@ -32,6 +34,7 @@ impl HostChoice {
                 first_tried: now,
                 vetted: vec![false; hosts],
                 position: String::new(),
+                is_compared: false,
                 trusts_every_server: false,
             }),
         }
@@ -89,6 +92,16 @@ impl HostChoice {
         if !position.is_empty() {
             self.state().position = position;
         }
+    }
+
+    /// Whether the hosts' logs were compared with each other.
+    pub(super) fn is_compared(&self) -> bool {
+        self.state().is_compared
+    }
+
+    /// They were.
+    pub(super) fn set_compared(&self) {
+        self.state().is_compared = true;
     }
 
     /// Whether a host will do, whatever its log and its replication.
