@@ -19,6 +19,8 @@ pub mod counters;
 #[cfg(not(loom))]
 pub mod dsn;
 #[cfg(not(loom))]
+pub mod escape;
+#[cfg(not(loom))]
 pub mod http;
 #[cfg(not(loom))]
 pub mod logging;

@@ -13,8 +13,11 @@ use std::time::Duration;
 
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::format::{self, FormatFields};
 
 use crate::config::LogFormat;
+use crate::escape;
 use crate::supervise;
 use crate::sync::lock;
 
@@ -65,19 +68,32 @@ pub fn start(format: LogFormat) -> io::Result<Log> {
     let lines = backlog.clone();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(move || Lines(lines.clone()))
+        .with_writer(move || Lines { backlog: lines.clone(), format })
         .with_ansi(io::stderr().is_terminal())
         // They would be printed, and printing to a closed pipe panics.
         .log_internal_errors(false)
         .with_target(false);
     match format {
-        LogFormat::Text => builder.init(),
+        LogFormat::Text => builder.fmt_fields(text_fields()).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!(%panic, "a bug: please report it");
     }));
     Ok(Log(backlog))
+}
+
+/// The fields of an event, all on its one line: what others wrote can neither begin a line nor steer a terminal.
+fn text_fields() -> impl for<'a> FormatFields<'a> {
+    let field = format::debug_fn(|writer, field, value| {
+        let value = format!("{value:?}");
+        let value = escape::visible(&value);
+        match field.name() {
+            "message" => write!(writer, "{value}"),
+            name => write!(writer, "{name}={value}"),
+        }
+    });
+    field.delimited(" ")
 }
 
 /// Lines that wait to be written.
@@ -128,11 +144,18 @@ impl Backlog {
 }
 
 /// What the subscriber writes to, a whole line at a time.
-struct Lines(Arc<Backlog>);
+struct Lines {
+    backlog: Arc<Backlog>,
+    format: LogFormat,
+}
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.add(line);
+        match (self.format, std::str::from_utf8(line)) {
+            (LogFormat::Json, Ok(text)) => self.backlog.add(escape::json(text).as_bytes()),
+            // Its fields are escaped.
+            _ => self.backlog.add(line),
+        }
         Ok(line.len())
     }
 

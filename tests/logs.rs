@@ -357,3 +357,51 @@ fn a_complaint_that_cannot_be_printed_changes_nothing_but_itself() {
     std::io::Write::write_all(&mut full, &[b'x'; 4096]).unwrap();
     assert_eq!(run(full.into()), Some(1));
 }
+
+/// What forges a line of a log, and drives a terminal, where it is written raw: a line feed, ESC, the C1 form of it, and a
+/// mark that turns the direction of writing.
+const HOSTILE: &str = "x\nforged line\u{1b}[2J\u{9b}2J\u{202e}";
+
+fn text_of_others_neither_begins_a_line_nor_steers_a_terminal(format: &str) {
+    let database = MariaDb::start();
+    database.exec(&format!("INSERT INTO segments (app_tag, max_id, step) VALUES ('{HOSTILE}', 0, 10)"));
+    let setup = Setup::on(&database.dsn()).key("LogFormat", format).key("PreloadTags", 0);
+    let mut server = setup.key("AllocTimeout", 50).start();
+    server.await_status("/health", 200);
+    // In what the database says, the most of it is escaped by itself.
+    let signal = "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'said\nforged line\u{202e}'";
+    database.exec(&format!("CREATE TRIGGER refuse BEFORE UPDATE ON segments FOR EACH ROW {signal}"));
+    let encoded: String = HOSTILE.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let mut log = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    // Until it is said to starve.
+    while !log.iter().any(|line: &String| line.contains("this node is not ready")) {
+        assert!(Instant::now() < deadline, "{log:?}");
+        assert_eq!(server.get(&format!("/alloc?app_tag={encoded}")).status, 503);
+        log.extend(server.log_so_far());
+    }
+    server.signal(libc::SIGTERM);
+    server.wait();
+    log.extend(server.rest_of_log());
+    assert!(log.iter().any(|line| line.contains("said")), "{log:?}");
+    for line in &log {
+        assert!(!line.starts_with("forged"), "{line:?}");
+        assert!(!line.contains(|c: char| c.is_control() || c == '\u{202e}'), "{line:?}");
+    }
+    let name = if format == "text" {
+        r"'x\nforged line\u{1b}[2J\u{9b}2J\u{202e}'"
+    } else {
+        r"'x\nforged line\u001b[2J\u009b2J\u202e'"
+    };
+    assert!(log.iter().any(|line| line.contains(name)), "{log:?}");
+}
+
+#[test]
+fn text_of_others_is_harmless_in_a_log_of_text() {
+    text_of_others_neither_begins_a_line_nor_steers_a_terminal("text");
+}
+
+#[test]
+fn text_of_others_is_harmless_in_a_log_of_json() {
+    text_of_others_neither_begins_a_line_nor_steers_a_terminal("json");
+}

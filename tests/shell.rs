@@ -223,14 +223,23 @@ fn the_list_is_searched_and_sorted_and_aligned(site: Site) {
 }
 
 fn text_that_would_steer_the_terminal_is_quoted(site: Site) {
+    // ESC, the C1 form of it, and a mark that turns the direction of writing.
+    const NAME: &str = "\u{1b}[2J\u{9b}2J\u{202e}";
     let site = site.prepared();
-    let sql = format!("INSERT INTO {} (app_tag, max_id, step) VALUES ('\u{1b}[2J', 0, 1)", site.table);
-    site.sql(&sql);
-    for command in
-        [&["tag", "list"][..], &["tag", "show", "\u{1b}[2J"], &["tag", "delete", "\u{1b}[2J", "--yes"]]
-    {
+    site.sql(&format!("INSERT INTO {} (app_tag, max_id, step) VALUES ('{NAME}', 0, 1)", site.table));
+    let is_harmless = |text: &str| !text.contains(|c: char| c.is_control() && c != '\n' || c == '\u{202e}');
+    for command in [&["tag", "list", "--json"][..], &["tag", "show", NAME, "--json"]] {
         let output = site.output(command);
-        assert!(output.contains("\"\\u{1b}[2J\"") && !output.contains('\u{1b}'), "{output:?}");
+        assert!(is_harmless(&output), "{output:?}");
+        let printed: Value = serde_json::from_str(&output).expect("JSON");
+        let tag = printed.get(0).unwrap_or(&printed);
+        assert_eq!(tag["app_tag"], NAME, "a program reads the same name");
+    }
+    let unknown = site.run(&["tag", "show", &format!("{NAME}\u{fe0f}")]);
+    assert!(is_harmless(&unknown.stderr) && unknown.stderr.contains(r"\u{fe0f}"), "{unknown:?}");
+    for command in [&["tag", "list"][..], &["tag", "show", NAME], &["tag", "delete", NAME, "--yes"]] {
+        let output = site.output(command);
+        assert!(output.contains(r#""\u{1b}[2J\u{9b}2J\u{202e}""#) && is_harmless(&output), "{output:?}");
     }
 }
 

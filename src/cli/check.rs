@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use idalloc::escape::{shown, visible};
 use idalloc::store::tag::check_step;
 use idalloc::store::{self, Rows, TagRow};
 
-use super::output::{print, shown};
+use super::output::print;
 use super::tag::fault_line;
 use super::{RunError, load};
 
@@ -17,9 +18,9 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), RunError> {
     print("configuration: good")?;
     let mut store = store::open(&config.dsn, &config.table);
     let report = store.check()?;
-    let mut lines = vec![format!("store: {}", report.store)];
-    lines.extend(report.facts.iter().map(|fact| format!("  good: {fact}")));
-    lines.extend(report.warnings.iter().map(|warning| format!("  warning: {warning}")));
+    let mut lines = vec![format!("store: {}", visible(&report.store))];
+    lines.extend(report.facts.iter().map(|fact| format!("  good: {}", visible(fact))));
+    lines.extend(report.warnings.iter().map(|warning| format!("  warning: {}", visible(warning))));
     print(&lines.join("\n"))?;
     let rows = store.list_tags(store::TAGS_MAX)?;
     print(&format!("tags: {}", rows.total()))?;
@@ -28,7 +29,7 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), RunError> {
         return Ok(());
     }
     for fault in faults.iter().take(FAULTS_SHOWN_MAX) {
-        print(&format!("  fault: {fault}"))?;
+        print(&format!("  fault: {}", visible(fault)))?;
     }
     Err(RunError::RowsAtFault(faults.len()))
 }

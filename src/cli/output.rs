@@ -1,12 +1,12 @@
-//! What commands print: tables, JSON, and text that is not to be trusted.
+//! What commands print: lines, tables and JSON. All of it goes through `escape`: what is in the table is not to be trusted.
 
-use std::borrow::Cow;
 use std::io::{self, Write as _};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
+use idalloc::escape;
 use serde_json::Value;
 
 /// Blanks between two columns.
@@ -20,13 +20,19 @@ pub(super) struct Column {
     pub alignment: CellAlignment,
 }
 
-/// Prints to the standard output. Who reads it may have seen enough: that is no error.
+/// Prints lines to the standard output; a line feed of somebody else's is to be escaped before.
 ///
 /// # Errors
 /// It cannot be written.
 pub(super) fn print(text: &str) -> io::Result<()> {
+    let lines: Vec<_> = text.trim_end_matches('\n').split('\n').map(escape::visible).collect();
+    write(&lines.join("\n"))
+}
+
+/// Who reads it may have seen enough: that is no error.
+fn write(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
@@ -37,13 +43,13 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 /// # Errors
 /// It cannot be written.
 pub(super) fn print_json(value: &Value) -> io::Result<()> {
-    print(&format!("{value:#}"))
+    write(&escape::json(&format!("{value:#}")))
 }
 
 /// Prints a complaint to the standard error. That need not be read: it is no error if it is closed or full, and a pipe that
 /// nobody empties holds the program up for [`COMPLAINT_MAX`] at most.
 pub fn complain(text: &str) {
-    let line = format!("idalloc: {text}\n");
+    let line = format!("idalloc: {}\n", escape::visible(text));
     let print = |line: &str| drop(io::stderr().write_all(line.as_bytes()));
     let (done, printed) = mpsc::channel::<()>();
     let for_thread = line.clone();
@@ -69,36 +75,9 @@ pub(super) fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<Strin
     table.trim_fmt()
 }
 
-/// Text of somebody else's as it is, or quoted where it could pass for something else: a control character would
-/// steer the terminal, a blank at the end would not be seen.
-pub(super) fn shown(text: &str) -> Cow<'_, str> {
-    let is_printable = |c: char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().count() == 1;
-    if !text.is_empty() && text.trim() == text && text.chars().all(is_printable) {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(format!("{text:?}"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn text_that_would_steer_the_terminal_is_quoted() {
-        for plain in ["orders", "o'neil \"x\" \\", "🦀 crab", "für 订单"] {
-            assert_eq!(shown(plain), plain);
-        }
-        for (odd, expected) in [
-            ("", r#""""#),
-            (" a", r#"" a""#),
-            ("a\n", r#""a\n""#),
-            ("\u{1b}[2J", r#""\u{1b}[2J""#),
-            ("\u{202e}a", r#""\u{202e}a""#),
-        ] {
-            assert_eq!(shown(odd), expected);
-        }
-    }
 
     #[test]
     fn columns_are_aligned_by_what_is_seen() {

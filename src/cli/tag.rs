@@ -8,12 +8,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::CellAlignment::{Left, Right};
 use idalloc::bounds::{MAX_ID_MAX, STEP_MAX};
 use idalloc::config::Config;
+use idalloc::escape::{shown, visible};
 use idalloc::store::change::{self, ChangeError, Changed, RowChange};
 use idalloc::store::tag::{check_description, check_max_id, check_new_name, check_start, check_step};
 use idalloc::store::{self, InvalidField, Rows, StoreError, TagDetails, TagStore, UnreadableRow};
 use serde_json::{Value, json};
 
-use super::output::{Column, complain, print, print_json, shown, table};
+use super::output::{Column, complain, print, print_json, table};
 use super::{ConfigArg, RunError, load, watermarks};
 
 /// When a server acts on what these commands do.
@@ -302,7 +303,9 @@ fn confirm(tag: &TagDetails) -> Result<(), RunError> {
         return Err(RunError::NobodyToAsk);
     }
     let mut out = io::stderr().lock();
-    write!(out, "Delete the tag {:?} (step {}, max_id {})? [y/N] ", tag.name, tag.step, tag.max_id)?;
+    let question =
+        format!("Delete the tag {:?} (step {}, max_id {})? [y/N] ", tag.name, tag.step, tag.max_id);
+    write!(out, "{}", visible(&question))?;
     out.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;

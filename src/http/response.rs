@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::request::{Method, Request, Version};
 use crate::alloc::Ids;
+use crate::escape;
 use crate::segment::IdRange;
 
 /// What a request is answered with.
@@ -199,8 +200,9 @@ fn write_error(out: &mut Vec<u8>, error: &ApiError) {
     out.extend_from_slice(br#"{"resp_code":"#);
     write_number(out, error.status);
     out.extend_from_slice(br#","msg":"#);
-    // What the client sent is quoted in the message, so it is escaped.
-    out.extend_from_slice(serde_json::Value::from(error.message.as_str()).to_string().as_bytes());
+    // What the client sent is quoted in the message: it must not end the string, nor steer the terminal it is read on.
+    let message = serde_json::Value::from(error.message.as_str()).to_string();
+    out.extend_from_slice(escape::json(&message).as_bytes());
     out.push(b'}');
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use idalloc::escape::{shown, visible};
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize as _};
@@ -9,7 +10,6 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, RenderDirection, Row, Sparkline, Table};
 
 use super::app::{App, Sample, Sort, Tag};
-use crate::cli::output::shown;
 
 /// Lines for the curves, where there is room for them and for a few tags.
 const CURVES_HEIGHT: u16 = 6;
@@ -51,7 +51,11 @@ pub(super) fn draw(frame: &mut Frame, app: &App, now: Instant) {
     frame.render_widget(Line::from(health).alignment(Alignment::Right), areas.title);
     match stale {
         Some((age, why)) => {
-            let text = format!("nothing new for {}: {why}; trying again", span_of_time(age.as_secs_f64()));
+            let text = format!(
+                "nothing new for {}: {}; trying again",
+                span_of_time(age.as_secs_f64()),
+                visible(why)
+            );
             frame.render_widget(Line::from(text).bold().reversed(), areas.store);
         }
         None => frame.render_widget(store(app), areas.store),
@@ -79,15 +83,15 @@ fn title(app: &App) -> Line<'_> {
 fn health(sample: Option<&Sample>) -> Span<'_> {
     let Some(sample) = sample else { return Span::from("connecting") };
     let color = if sample.health == "serving" { Color::Green } else { Color::Red };
-    Span::from(format!(" {} ", sample.health)).fg(color).bold().reversed()
+    Span::from(format!(" {} ", visible(&sample.health))).fg(color).bold().reversed()
 }
 
 fn store(app: &App) -> Line<'_> {
     let store = &app.status.store;
     let place = store.host.as_deref().map_or(String::new(), |host| format!(" {}", shown(host)));
-    let mut line = Line::from(format!("store {}{place} ", store.kind));
+    let mut line = Line::from(format!("store {}{place} ", visible(&store.kind)));
     let is_well = store.state == "answering";
-    line.push_span(Span::from(store.state.as_str()).fg(if is_well { Color::Green } else { Color::Red }));
+    line.push_span(Span::from(visible(&store.state)).fg(if is_well { Color::Green } else { Color::Red }));
     if let (false, Some(error)) = (is_well, &store.last_error) {
         line.push_span(format!(": {}", shown(error)));
     }
@@ -172,7 +176,7 @@ const COLUMNS: [Column; 9] = [
         width: 16,
         cell: |tag, _| shown(&tag.app_tag).into(),
     },
-    Column { title: "STATE", sort: Some(Sort::State), width: 10, cell: |tag, _| tag.state.clone() },
+    Column { title: "STATE", sort: Some(Sort::State), width: 10, cell: |tag, _| visible(&tag.state).into() },
     Column { title: "IDS/S", sort: Some(Sort::Rate), width: 8, cell: |tag, _| rate(tag.rate_per_s) },
     Column { title: "LEFT", sort: Some(Sort::Left), width: 10, cell: |tag, _| count(&tag.left) },
     Column {
