@@ -31,9 +31,38 @@ impl Episode {
     }
 }
 
+/// Something that happens again and again: the log is told of the first at once, and then from time to time how many there
+/// were.
+#[derive(Debug, Default)]
+pub struct Recurrence {
+    untold: u64,
+    told_at: Option<Instant>,
+}
+
+impl Recurrence {
+    /// It has happened; if the log is to be told, how often since it was told last.
+    pub fn happens(&mut self, now: Instant) -> Option<u64> {
+        self.untold += 1;
+        if self.told_at.is_some_and(|at| now.saturating_duration_since(at) < PAUSE) {
+            return None;
+        }
+        self.told_at = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_recurs_is_told_of_at_a_bounded_rate_and_with_its_count() {
+        let mut recurrence = Recurrence::default();
+        let start = Instant::now();
+        assert_eq!(recurrence.happens(start), Some(1));
+        assert!((1..100).all(|ms| recurrence.happens(start + Duration::from_millis(ms)).is_none()));
+        assert_eq!(recurrence.happens(start + PAUSE), Some(100));
+    }
 
     #[test]
     fn an_end_is_told_if_its_beginning_was_and_flapping_is_not() {

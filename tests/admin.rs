@@ -241,6 +241,7 @@ fn pages_of_other_sites_and_names_that_lead_here_are_refused() {
     assert!(!answer.headers.keys().any(|name| name.starts_with("access-control")), "{answer:?}");
     assert_eq!(answer.headers["x-content-type-options"], "nosniff");
     assert_eq!(answer.headers["cache-control"], "no-store");
+    assert_eq!(answer.headers["cross-origin-opener-policy"], "same-origin");
     assert!(answer.headers["content-security-policy"].contains("frame-ancestors 'none'"));
 }
 
@@ -264,26 +265,74 @@ fn the_port_may_have_names() {
 }
 
 #[test]
-fn what_changes_something_must_be_json_and_what_is_not_there_is_said() {
+fn a_body_must_be_json_and_what_is_not_there_is_said() {
     let directory = tempfile::tempdir().unwrap();
     let server = ready(directory.path());
     let mut client = server.admin();
-    for method in ["POST", "PATCH", "DELETE", "PUT"] {
-        for content_type in
-            ["", "Content-Type: text/plain", "Content-Type: application/x-www-form-urlencoded"]
-        {
-            let headers: Vec<_> = Some(content_type).into_iter().filter(|line| !line.is_empty()).collect();
-            let response = client.ask_admin(method, "/api/status", &headers, "{}");
-            assert_eq!(response.status, 415, "{method} {content_type}: {response:?}");
+    let types =
+        ["Content-Type: text/plain", "Content-Type: application/x-www-form-urlencoded", "X-Nothing: 1"];
+    for (method, target) in [
+        ("POST", "/api/tags"),
+        ("PATCH", "/api/tags/test_business"),
+        ("DELETE", "/api/tags/test_business?confirm=test_business"),
+        ("POST", "/api/tags/test_business/advance"),
+        ("DELETE", "/api/tag?app_tag=test_business&confirm=test_business"),
+    ] {
+        for content_type in types {
+            let response = client.ask_admin(method, target, &[content_type], "{\"to\":5}");
+            assert_eq!(response.status, 415, "{method} {target} {content_type}: {response:?}");
         }
-        let json = ["Content-Type: application/json; charset=utf-8"];
-        let response = client.ask_admin(method, "/api/status", &json, "{}");
-        assert_eq!((response.status, &*response.headers["allow"]), (405, "GET,HEAD"), "{method}");
-        assert!(response.json()["error"]["message"].is_string());
+    }
+    for method in ["POST", "PATCH", "DELETE", "PUT"] {
+        for content_type in types.into_iter().chain(["Content-Type: application/json; charset=utf-8"]) {
+            let response = client.ask_admin(method, "/api/status", &[content_type], "{}");
+            assert_eq!((response.status, &*response.headers["allow"]), (405, "GET,HEAD"), "{method}");
+            assert!(response.json()["error"]["message"].is_string());
+        }
     }
     let response = client.get_admin("/api/nothing");
     let expected = json!({"error": {"field": null, "message": "there is no such path"}});
     assert_eq!((response.status, response.json()), (404, expected));
+}
+
+#[test]
+fn a_host_or_an_origin_that_is_refused_is_named_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = embedded(directory.path()).key("AdminNames", vec!["ids.example"]).start();
+    server.await_status("/health", 200);
+    let ask = |target: &str, headers: &str| {
+        let mut client = server.admin();
+        client.send(&format!("GET {target} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n"));
+        client.receive()
+    };
+    let page = ask("/", "Host: other.example:8881\r\n");
+    assert_eq!((page.status, &*page.headers["content-type"]), (403, "text/plain; charset=utf-8"));
+    let api = ask("/api/status", "Host: other.example:8881\r\n");
+    for text in [&page.body, api.json()["error"]["message"].as_str().unwrap()] {
+        assert!(
+            text.contains("Host is other.example:8881") && text.contains("add it to AdminNames"),
+            "{text}"
+        );
+    }
+    // A proxy that puts the address of this port in place of the name that the browser has.
+    let proxied = "Host: 127.0.0.1:8881\r\nOrigin: https://ids.example\r\n";
+    let refused = ask("/api/status", proxied);
+    let text = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert_eq!(refused.status, 403);
+    for part in
+        ["Origin is https://ids.example", "Host is 127.0.0.1:8881", "proxy_set_header Host", "AdminNames"]
+    {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    // The browser knows that the page is of the address that it asks, and the operator that this is one of ours.
+    assert_eq!(ask("/api/status", &format!("{proxied}Sec-Fetch-Site: same-origin\r\n")).status, 200);
+    for headers in [
+        "Host: 127.0.0.1:8881\r\nOrigin: https://evil.example\r\nSec-Fetch-Site: same-origin\r\n",
+        "Host: 127.0.0.1:8881\r\nOrigin: https://ids.example\r\nSec-Fetch-Site: same-site\r\n",
+        "Host: 127.0.0.1:8881\r\nOrigin: null\r\nSec-Fetch-Site: same-origin\r\n",
+    ] {
+        assert_eq!(ask("/api/status", headers).status, 403, "{headers}");
+    }
 }
 
 #[test]
@@ -293,6 +342,17 @@ fn with_a_token_only_probes_and_the_page_are_for_everybody() {
     let mut client = server.admin();
     for target in ["/livez", "/readyz"] {
         assert_ne!(client.get_admin(target).status, 401, "{target}");
+    }
+    // Why a node is not ready names tags.
+    server.await_status("/health", 200);
+    let right = format!("Authorization: Bearer {TOKEN}");
+    let wrong = format!("Authorization: Bearer {TOKEN}x");
+    for (given, expected) in [
+        ("X-Nothing: 1", json!({"ready": true})),
+        (&wrong, json!({"ready": true})),
+        (&right, json!({"ready": true, "not_ready": []})),
+    ] {
+        assert_eq!(client.ask_admin("GET", "/readyz", &[given], "").json(), expected, "{given}");
     }
     for target in
         ["/metrics", "/api/status", "/api/tags", "/api/events", "/nothing", "/livez/", "/api/../livez"]
@@ -324,25 +384,104 @@ fn with_a_token_only_probes_and_the_page_are_for_everybody() {
 // ---- limits ----
 
 #[test]
-fn connections_are_bounded_and_those_that_say_nothing_are_closed() {
+fn silent_connections_do_not_keep_probes_out() {
     let directory = tempfile::tempdir().unwrap();
     let server = ready(directory.path());
-    let mut silent: Vec<_> = (0..63).map(|_| server.admin()).collect();
-    let mut last = server.admin();
-    last.send("GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n");
-    let mut one_too_many = server.admin();
-    assert!(one_too_many.try_get("/livez").is_none(), "closed at once");
+    let mut operator = server.admin();
+    assert_eq!(operator.get_admin("/api/status").status, 200);
+    let mut silent: Vec<_> = (0..64).map(|_| server.admin()).collect();
+    // A head that does not end is no request either.
+    silent[1].send("GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n");
+    for _ in 0..3 {
+        assert_eq!(get(&server, "/livez").status, 200);
+        assert_eq!(get(&server, "/readyz").status, 200);
+    }
+    let figures = figures_on(&mut operator);
+    let refused =
+        |from: &str| figures[&format!("idalloc_admin_connections_refused_total{{from=\"{from}\"}}")];
+    assert_eq!((refused("operators"), figures["idalloc_admin_connections{from=\"operators\"}"]), (0.0, 1.0));
+    // A probe that has left makes room for the next one, if that comes late enough.
+    let closed = refused("others") as usize;
+    assert!((1..=6).contains(&closed), "{closed}");
+    assert!(silent[..closed].iter_mut().all(|client| client.try_receive(true).is_none()), "the oldest go");
+    assert_eq!(silent[63].get_admin("/livez").status, 200, "the others stay");
+    assert!(server.await_log("the oldest silent ones are closed").contains("closed=1"));
     assert_eq!(server.get("/alloc?app_tag=test_business").status, 200, "the hot port is not disturbed");
-    // Each is closed when its time is over, the one with half a head too.
+    // Each is closed when its time is over.
     let began = Instant::now();
-    assert!(silent.iter_mut().all(Client::is_closed));
-    assert!(last.try_receive(true).is_none_or(|response| response.status == 408));
+    assert!(silent[closed..].iter_mut().all(|client| client.try_receive(true).is_none()));
     assert!(began.elapsed() < PATIENCE);
+}
+
+#[test]
+fn operators_are_bounded_and_leave_room_for_probes() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ready(directory.path());
+    let mut operators: Vec<_> = (0..64).map(|_| server.admin()).collect();
+    assert!(operators.iter_mut().all(|client| client.get_admin("/api/status").status == 200));
+    let mut late = server.admin();
+    let refused = late.get_admin("/api/status");
+    assert_eq!((refused.status, &*refused.headers["connection"]), (503, "close"), "{refused:?}");
+    assert!(refused.body.contains("64 connections of operators"), "{refused:?}");
+    assert_eq!(get(&server, "/livez").status, 200);
+    let refused =
+        figures_on(&mut operators[0])["idalloc_admin_connections_refused_total{from=\"operators\"}"];
+    assert_eq!(refused, 1.0);
+    drop(operators);
     let deadline = Instant::now() + PATIENCE;
-    while server.admin().try_get("/livez").is_none() {
-        assert!(Instant::now() < deadline, "no place is free");
+    while get(&server, "/api/status").status != 200 {
+        assert!(Instant::now() < deadline, "the places of those who left are not free");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+#[test]
+fn wrong_tokens_are_counted_and_told_of_at_a_bounded_rate() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = embedded(directory.path()).key("AdminToken", TOKEN).start();
+    server.await_status("/health", 200);
+    let began = Instant::now();
+    let mut client = server.admin();
+    let peer = client.socket().local_addr().unwrap();
+    for target in ["/api/status", "/readyz", "/metrics"].into_iter().cycle().take(30) {
+        client.ask_admin("GET", target, &[&format!("Authorization: Bearer {TOKEN}x")], "");
+    }
+    for _ in 0..5 {
+        assert_eq!(client.get_admin("/api/status").status, 401);
+    }
+    let metrics = client.ask_admin("GET", "/metrics", &[&format!("Authorization: Bearer {TOKEN}")], "").body;
+    assert!(metrics.contains("idalloc_admin_denied_total{token=\"wrong\"} 30\n"), "{metrics}");
+    assert!(metrics.contains("idalloc_admin_denied_total{token=\"none\"} 5\n"), "{metrics}");
+    server.signal(libc::SIGTERM);
+    server.wait();
+    let log = server.rest_of_log();
+    let told: Vec<_> = log.iter().filter(|line| line.contains("token that is not AdminToken")).collect();
+    assert!((1..=1 + began.elapsed().as_secs() / 10).contains(&(told.len() as u64)), "{log:?}");
+    assert!(told[0].contains(&format!("peer={peer}")) && told[0].contains("refused=1"), "{told:?}");
+    assert!(!log.iter().any(|line| line.contains(TOKEN)), "{log:?}");
+}
+
+#[test]
+fn searches_over_many_tags_do_not_hold_up_probes() {
+    let directory = tempfile::tempdir().unwrap();
+    with_rows(directory.path(), (0..100_000).map(|n| (format!("tag-{n:06}"), 1)));
+    let server = ready(directory.path());
+    await_json(&server, "/api/tags?limit=1", |page| page["total"] == 100_001);
+    let mut searches: Vec<_> = (0..30).map(|_| server.admin()).collect();
+    for search in &mut searches {
+        search.send(
+            "GET /api/tags?search=g&sort=supply&offset=90000&limit=1000 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        );
+    }
+    let mut probe = server.admin();
+    assert_eq!(probe.get_admin("/livez").status, 200);
+    assert_eq!(probe.get_admin("/readyz").status, 200);
+    assert_eq!(probe.get_admin("/metrics").status, 200);
+    let last = searches.last().unwrap().socket();
+    last.set_nonblocking(true).unwrap();
+    assert!(last.peek(&mut [0]).is_err(), "the searches are not done, or this shows nothing");
+    last.set_nonblocking(false).unwrap();
+    assert!(searches.iter_mut().all(|search| search.receive().status == 200));
 }
 
 // ---- events ----
@@ -416,6 +555,23 @@ fn events_begin_with_the_history_and_follow_the_load() {
 }
 
 #[test]
+fn a_proxy_is_told_to_pass_events_on_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ready(directory.path());
+    let mut stream = Stream::open(&server);
+    let head: Vec<_> =
+        std::iter::from_fn(|| Some(stream.line())).take_while(|line| !line.is_empty()).collect();
+    for header in
+        ["content-type: text/event-stream", "x-accel-buffering: no", "cache-control: no-store, no-transform"]
+    {
+        assert!(head.contains(&header.to_owned()), "no {header} in {head:?}");
+    }
+    // The first chunk, which has the proxy pass on the head, is a comment.
+    stream.line();
+    assert_eq!(stream.line(), ": idalloc");
+}
+
+#[test]
 fn streams_are_bounded_and_leave_room_for_probes() {
     let directory = tempfile::tempdir().unwrap();
     let server = ready(directory.path());
@@ -435,7 +591,11 @@ fn streams_are_bounded_and_leave_room_for_probes() {
 
 /// Every series of /metrics, by its name and labels as they are written.
 fn figures(server: &Server) -> BTreeMap<String, f64> {
-    let response = get(server, "/metrics");
+    figures_on(&mut server.admin())
+}
+
+fn figures_on(client: &mut Client) -> BTreeMap<String, f64> {
+    let response = client.get_admin("/metrics");
     assert_eq!((response.status, &*response.headers["content-type"]), (200, "text/plain; version=0.0.4"));
     let lines = response.body.lines().filter(|line| !line.starts_with('#'));
     lines
@@ -662,6 +822,43 @@ fn a_tag_is_seen_idle_serving_broken_and_fenced() {
     let tags = await_json(&server, "/api/status", |status| status["tags"]["fenced"] == 1)["tags"].clone();
     assert_eq!(tags, json!({"total": 4, "fenced": 1, "broken": 1, "exhausted": 0, "starving": 0}));
     assert_eq!(figures(&server)["idalloc_tags{state=\"fenced\"}"], 1.0);
+}
+
+#[test]
+fn hidden_characters_of_tags_are_escaped_in_answers_and_in_figures() {
+    const NAME: &str = "a\u{1b}[2J\u{9b}2J\u{202e}\n\r\"\\";
+    let directory = tempfile::tempdir().unwrap();
+    let literal = r#""a\u{1b}[2J\u{9b}2J\u{202e}\n\r\"\\""#;
+    with_rows(directory.path(), [(NAME.to_owned(), 100), (literal.to_owned(), 100)].into_iter());
+    let server = ready(directory.path());
+    let encoded = |name: &str| name.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+    assert_eq!(server.get(&format!("/alloc?app_tag={}", encoded(NAME))).status, 200);
+    assert_eq!(server.get(&format!("/alloc?app_tag={}", encoded(literal))).status, 200);
+    let is_harmless = |text: &str| !text.contains(|c: char| c.is_control() && c != '\n' || c == '\u{202e}');
+    let page = get(&server, "/api/tags?search=2J");
+    assert!(is_harmless(&page.body), "{:?}", page.body);
+    let names: Vec<_> =
+        page.json()["tags"].as_array().unwrap().iter().map(|tag| tag["app_tag"].clone()).collect();
+    assert_eq!(names, [literal, NAME], "a program reads the same names");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let metrics = get(&server, "/metrics").body;
+        assert!(is_harmless(&metrics), "{metrics:?}");
+        let series: Vec<_> = metrics
+            .lines()
+            .filter(|line| line.starts_with("idalloc_ids_issued_total{") && line.contains("2J"))
+            .collect();
+        if series.len() == 2 {
+            assert_ne!(series[0], series[1], "no two tags have one series");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{series:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let unknown = get(&server, &format!("/api/tag?app_tag={}", encoded("\u{9b}\u{202e}?")));
+    assert!(unknown.status == 404 && is_harmless(&unknown.body), "{unknown:?}");
+    let unknown = server.get(&format!("/alloc?app_tag={}", encoded("\u{9b}\u{202e}?")));
+    assert!(unknown.status == 404 && is_harmless(&unknown.body), "{unknown:?}");
 }
 
 #[test]

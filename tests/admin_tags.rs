@@ -260,13 +260,15 @@ fn a_change_is_acted_on_at_once() {
 
         assert_eq!(operator.ask("DELETE", "/api/tags/t?confirm=t", "").status, 204);
         assert_eq!(client.get("/alloc?app_tag=t").status, 404, "what was in memory is not handed out");
+        let peer = format!("peer={}", operator.client.socket().local_addr().unwrap());
         for part in [
             "the operator added the tag",
             "changed the tag's step",
             "raised the tag's max_id",
             "deleted the tag",
         ] {
-            server.await_log(part);
+            let line = server.await_log(part);
+            assert!(line.contains(&peer) && line.contains("by=\"no token is set\""), "{line}");
         }
     });
 }
@@ -522,7 +524,113 @@ fn a_clean_end_leaves_the_embedded_store_in_one_file() {
     assert!(!store.dir.path().join("ids.db-wal").exists());
 }
 
+#[test]
+fn every_tag_that_a_table_may_hold_can_be_reached() {
+    everywhere(|store, server, operator| {
+        for (tag, encoded) in
+            [(".", "."), ("..", ".."), ("a/b", "a%2Fb"), ("%2F", "%252F"), ("a//b+c", "a//b%2Bc")]
+        {
+            store.exec(&format!("INSERT INTO segments (app_tag, max_id, step) VALUES ('{tag}', 0, 10)"));
+            let target = format!("/api/tag?app_tag={encoded}");
+            let shown = operator.ask("GET", &target, "").json();
+            assert_eq!((&shown["app_tag"], &shown["step"]), (&json!(tag), &json!(10)), "{tag}");
+            assert_eq!(operator.tag("PATCH", &target, json!({"step": 5})).1["step"], 5, "{tag}");
+            let advance = format!("/api/tag/advance?app_tag={encoded}");
+            assert_eq!(operator.tag("POST", &advance, json!({"to": 700})).1["max_id"], "700", "{tag}");
+            assert_eq!(server.get(&format!("/alloc?app_tag={encoded}")).id(), 700, "{tag}");
+            assert_eq!(operator.error("DELETE", &target, "").0, 400, "{tag}");
+            assert_eq!(
+                operator.ask("DELETE", &format!("{target}&confirm={encoded}"), "").status,
+                204,
+                "{tag}"
+            );
+            assert_eq!(operator.error("GET", &target, "").0, 404, "{tag}");
+        }
+        for (target, message) in [
+            ("/api/tag", "app_tag is missing"),
+            ("/api/tag?app_tag=a&app_tag=b", "app_tag is given twice"),
+            ("/api/tag?app_tag=%ff", "app_tag is not percent-encoded UTF-8"),
+        ] {
+            let (status, field, text) = operator.error("GET", target, "");
+            assert_eq!((status, field), (400, json!("app_tag")), "{target}");
+            assert!(text.contains(message), "{text}");
+        }
+    });
+}
+
+#[test]
+fn what_has_no_body_needs_no_content_type() {
+    let store = Store::embedded();
+    let server = store.start();
+    let mut operator = Operator::of(&server);
+    let mut client = server.connect();
+    assert_eq!(client.get("/alloc?app_tag=test_business").status, 200);
+    let mut bare = server.admin();
+    let advanced = bare.ask_admin("POST", "/api/tags/test_business/advance", &["Content-Length: 0"], "");
+    assert_eq!(advanced.status, 200, "{advanced:?}");
+    assert_eq!(bare.ask_admin("POST", "/api/tags/test_business/advance", &[], "").status, 200);
+    assert_eq!(bare.ask_admin("POST", "/api/tags", &[], "").status, 400, "something is missing");
+    let deleted = bare.ask_admin("DELETE", "/api/tags/test_business?confirm=test_business", &[], "");
+    assert_eq!(deleted.status, 204, "{deleted:?}");
+    assert_eq!(operator.error("GET", "/api/tags/test_business", "").0, 404);
+}
+
+#[test]
+fn what_the_store_says_is_escaped() {
+    let store = Store::impatient_mariadb();
+    let server = store.start();
+    let mut operator = Operator::of(&server);
+    let hostile = "x\ny\u{202e}";
+    store.exec(&format!(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON segments FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{hostile}'"
+    ));
+    let (status, _, message) = operator.error("PATCH", "/api/tags/test_business", r#"{"step":5}"#);
+    assert_eq!(status, 503);
+    assert!(message.contains(r"x\ny\u{202e} (error 1644"), "{message}");
+}
+
 // ---- the document ----
+
+/// The document and the server draw the same limits around whole numbers, whichever way these are written.
+#[test]
+fn the_document_allows_the_numbers_that_the_server_takes_and_no_other() {
+    let store = Store::embedded();
+    let server = store.start();
+    let mut operator = Operator::of(&server);
+    operator.tag("POST", "/api/tags", json!({"app_tag": "t", "step": 1}));
+    let document = operator.document.clone();
+    let fits = |schema: &str, body: &Value| {
+        let whole = json!({"allOf": [{"$ref": format!("#/components/schemas/{schema}")}], "components": document["components"]});
+        jsonschema::is_valid(&whole, body)
+    };
+    let max = i64::MAX;
+    let mut numbers =
+        vec![json!(0), json!(-1), json!("0"), json!("-1"), json!("+5"), json!(""), json!("1.0"), json!(1.5)];
+    for number in [1, 9, 10, 999, 1_000_000, max / 10, max / 2, max - 10, max - 9, max - 2, max - 1, max] {
+        numbers.extend([json!(number), json!(number.to_string())]);
+    }
+    numbers.extend([
+        json!("9223372036854775808"),
+        json!("9300000000000000000"),
+        json!("10000000000000000000"),
+    ]);
+    numbers.push(json!(9_223_372_036_854_775_808_u64));
+    for number in &numbers {
+        let bodies = [
+            ("NewTag", "POST", "/api/tags", json!({"app_tag": "new", "step": number})),
+            ("NewTag", "POST", "/api/tags", json!({"app_tag": "new", "step": 1, "start": number})),
+            ("TagChange", "PATCH", "/api/tags/t", json!({"step": number})),
+            ("TagChange", "PATCH", "/api/tags/t", json!({"max_id": number})),
+            ("Advance", "POST", "/api/tags/t/advance", json!({"to": number})),
+        ];
+        for (schema, method, target, body) in bodies {
+            // A value that is well-formed may still not go with what is there: that is another status.
+            let is_taken = operator.ask(method, target, &body.to_string()).status != 400;
+            assert_eq!(fits(schema, &body), is_taken, "{schema} {body}");
+            operator.ask("DELETE", "/api/tags/new?confirm=new", "");
+        }
+    }
+}
 
 #[test]
 fn every_path_has_the_documented_methods_and_no_other() {

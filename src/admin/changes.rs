@@ -5,18 +5,18 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{Path, Query, State};
+use axum::Extension;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::Admin;
-use super::input::{Body, tag_of};
+use super::answer::Json;
+use super::guard::Caller;
+use super::input::{Body, Sent, TagName, parameter};
 use super::problem::Problem;
-use super::tags::TagView;
+use super::tags::{TagView, view_of};
 use crate::store::change::{self, Advance, ChangeError, Changed, RowChange};
 use crate::store::tag::{check_description, check_max_id, check_step};
 use crate::store::{TagDetails, TagStore};
@@ -24,19 +24,16 @@ use crate::store::{TagDetails, TagStore};
 /// How long an answer waits for the table to be read. The change is made whether or not this is enough.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-type Tag = Result<Path<String>, PathRejection>;
-type Sent = Result<Bytes, BytesRejection>;
-
 /// `GET /api/tags/{tag}`
-pub async fn show(State(admin): State<Arc<Admin>>, tag: Tag) -> Result<Json<TagView>, Problem> {
-    let tag = tag_of(tag)?;
+pub async fn show(State(admin): State<Arc<Admin>>, TagName(tag): TagName) -> Result<Json<TagView>, Problem> {
     let details = in_store(&admin, tag, |store, tag| change::find(store, tag)).await?;
-    Ok(Json(TagView::of(&admin, details)))
+    view_of(&admin, details).await
 }
 
 /// `POST /api/tags`
 pub async fn add(
     State(admin): State<Arc<Admin>>,
+    Extension(caller): Extension<Caller>,
     sent: Sent,
 ) -> Result<(StatusCode, Json<TagView>), Problem> {
     let body = Body::read(sent, &["app_tag", "step", "start", "description"])?;
@@ -47,47 +44,58 @@ pub async fn add(
     let watermark = admin.monitor.watermark(name);
     let added = in_store(&admin, name.to_owned(), move |store, tag| {
         let added = change::add(store, &new, watermark)?;
-        info!(tag, step, start, "the operator added the tag");
+        info!(peer = %caller.peer, by = caller.by, tag, step, start, "the operator added the tag");
         Ok(added)
     });
     let added = added.await;
     read_table(&admin).await;
-    Ok((StatusCode::CREATED, Json(TagView::of(&admin, added?))))
+    Ok((StatusCode::CREATED, view_of(&admin, added?).await?))
 }
 
 /// `PATCH /api/tags/{tag}`
-pub async fn change(State(admin): State<Arc<Admin>>, tag: Tag, sent: Sent) -> Result<Json<TagView>, Problem> {
-    let tag = tag_of(tag)?;
+pub async fn change(
+    State(admin): State<Arc<Admin>>,
+    Extension(caller): Extension<Caller>,
+    TagName(tag): TagName,
+    sent: Sent,
+) -> Result<Json<TagView>, Problem> {
     let wish = read_change(&Body::read(sent, &["step", "description", "max_id"])?)?;
     let watermark = admin.monitor.watermark(&tag);
     let changed = in_store(&admin, tag, move |store, tag| {
         let changed = change::change(store, tag, &wish, watermark)?;
-        log_change(tag, &wish, &changed);
+        log_change(&caller, tag, &wish, &changed);
         Ok(changed.after)
     });
     let changed = changed.await;
     // When it has failed half-way, too.
     read_table(&admin).await;
-    Ok(Json(TagView::of(&admin, changed?)))
+    view_of(&admin, changed?).await
 }
 
 /// `DELETE /api/tags/{tag}`
 pub async fn delete(
     State(admin): State<Arc<Admin>>,
-    tag: Tag,
-    Query(parameters): Query<Vec<(String, String)>>,
+    Extension(caller): Extension<Caller>,
+    TagName(tag): TagName,
+    RawQuery(query): RawQuery,
+    _: Sent,
 ) -> Result<StatusCode, Problem> {
-    let tag = tag_of(tag)?;
-    let confirmed = parameters.iter().find(|(name, _)| name == "confirm").map(|(_, value)| value);
-    if confirmed != Some(&tag) {
+    if parameter(query.as_deref(), "confirm")?.as_ref() != Some(&tag) {
         return Err(Problem::bad(
             "confirm",
             "confirm must be the tag: IDs may repeat if it is ever made again",
         ));
     }
-    let deleted = in_store(&admin, tag, |store, tag| {
+    let deleted = in_store(&admin, tag, move |store, tag| {
         let row = change::delete(store, tag)?;
-        info!(tag, max_id = row.max_id, "the operator deleted the tag");
+        info!(
+            peer = %caller.peer,
+            by = caller.by,
+            tag,
+            step = row.step,
+            max_id = row.max_id,
+            "the operator deleted the tag"
+        );
         Ok(())
     });
     let deleted = deleted.await;
@@ -98,10 +106,10 @@ pub async fn delete(
 /// `POST /api/tags/{tag}/advance`
 pub async fn advance(
     State(admin): State<Arc<Admin>>,
-    tag: Tag,
+    Extension(caller): Extension<Caller>,
+    TagName(tag): TagName,
     sent: Sent,
 ) -> Result<Json<TagView>, Problem> {
-    let tag = tag_of(tag)?;
     let given = Body::read(sent, &["to"])?.integer("to")?;
     let watermark = admin.monitor.watermark(&tag);
     let to = match (given, watermark) {
@@ -117,16 +125,18 @@ pub async fn advance(
     };
     let advanced = in_store(&admin, tag, move |store, tag| {
         let Changed { before, after, raised } = change::advance(store, tag, to, watermark)?;
-        let (before, max_id) = (before.max_id, after.max_id);
+        let (before, max_id, by) = (before.max_id, after.max_id, caller.by);
         match raised {
-            true => info!(tag, max_id, before, "the operator advanced the tag"),
-            false => info!(tag, max_id, "the operator advanced the tag, which was there already"),
+            true => info!(peer = %caller.peer, by, tag, max_id, before, "the operator advanced the tag"),
+            false => {
+                info!(peer = %caller.peer, by, tag, max_id, "the operator advanced the tag, which was there already")
+            }
         }
         Ok(after)
     });
     let advanced = advanced.await;
     read_table(&admin).await;
-    Ok(Json(TagView::of(&admin, advanced?)))
+    view_of(&admin, advanced?).await
 }
 
 fn read_change(body: &Body) -> Result<RowChange, Problem> {
@@ -142,15 +152,19 @@ fn read_change(body: &Body) -> Result<RowChange, Problem> {
     Ok(RowChange { step, max_id, description: description.map(str::to_owned) })
 }
 
-fn log_change(tag: &str, wish: &RowChange, Changed { before, after, raised }: &Changed) {
-    if wish.description.is_some() {
-        info!(tag, "the operator changed the tag's description");
+fn log_change(caller: &Caller, tag: &str, wish: &RowChange, changed: &Changed) {
+    let Changed { before, after, raised } = changed;
+    let (peer, by) = (caller.peer, caller.by);
+    if let Some(description) = &wish.description {
+        let before = before.description.as_deref().unwrap_or_default();
+        info!(%peer, by, tag, description, before, "the operator changed the tag's description");
     }
     if wish.step.is_some() {
-        info!(tag, step = after.step, before = before.step, "the operator changed the tag's step");
+        info!(%peer, by, tag, step = after.step, before = before.step, "the operator changed the tag's step");
     }
     if *raised {
-        info!(tag, max_id = after.max_id, before = before.max_id, "the operator raised the tag's max_id");
+        let (max_id, before) = (after.max_id, before.max_id);
+        info!(%peer, by, tag, max_id, before, "the operator raised the tag's max_id");
     }
 }
 

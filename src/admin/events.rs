@@ -6,16 +6,20 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::State;
+use axum::http::HeaderName;
 use axum::http::StatusCode;
-use axum::response::Sse;
-use axum::response::sse::Event;
-use futures_util::stream::{Stream, unfold};
+use axum::http::header::CACHE_CONTROL;
+use axum::response::sse::{Event, KeepAlive};
+use axum::response::{IntoResponse, Sse};
+use futures_util::stream::unfold;
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Admin;
+use super::answer::json;
 use super::overview::TagCounts;
 use super::problem::Problem;
 use super::status::{epoch_ms, readiness, tag_counts};
@@ -25,6 +29,12 @@ use crate::sync::lock;
 /// How often a sample is taken, and how many are kept.
 const PERIOD: Duration = Duration::from_secs(1);
 const HISTORY_SAMPLES: usize = 300;
+/// So many of them are one event: they arrive bit by bit where a proxy passes little at once.
+const HISTORY_EVENT_SAMPLES: usize = 30;
+/// After so long without a sample a comment is sent, so that nobody takes the stream for dead.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// What nginx, and proxies that do as it does, look for: do not collect the answer before it is passed on.
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// The most streams: they keep their connections, and the others must find a place too.
 const STREAMS_MAX: usize = 32;
 /// A client that falls behind by more samples misses some.
@@ -122,11 +132,18 @@ pub async fn sample(admin: Arc<Admin>) {
     loop {
         ticks.tick().await;
         let now = Counts::now(&admin);
-        let sample = Sample::new(&admin, &before, &now);
-        // Numbers and texts: this cannot fail.
-        let sample = serde_json::to_string(&sample).unwrap_or_default();
-        admin.events.publish(sample.into());
-        before = now;
+        let measured = admin.clone();
+        // It may look at all tags, which must not hold up probes.
+        let sample = spawn_blocking(move || (json(&Sample::new(&measured, &before, &now)), now)).await;
+        before = match sample {
+            // Numbers and texts: this cannot fail.
+            Ok((sample, now)) => {
+                admin.events.publish(sample.unwrap_or_default().into());
+                now
+            }
+            // It has panicked, which is in the log.
+            Err(_) => Counts::now(&admin),
+        };
     }
 }
 
@@ -141,40 +158,52 @@ impl Events {
         let _ = self.live.send(sample);
     }
 
-    /// All samples that are kept, as an array, and the way to those that follow.
-    fn follow(&self) -> (String, broadcast::Receiver<Arc<str>>) {
+    /// All samples that are kept, and the way to those that follow.
+    fn follow(&self) -> (Vec<Arc<str>>, broadcast::Receiver<Arc<str>>) {
         let history = lock(&self.history);
-        let samples: Vec<&str> = history.iter().map(AsRef::as_ref).collect();
-        (format!("[{}]", samples.join(",")), self.live.subscribe())
+        (history.iter().cloned().collect(), self.live.subscribe())
     }
 }
 
 /// `GET /api/events`
-pub async fn events(
-    State(admin): State<Arc<Admin>>,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+pub async fn events(State(admin): State<Arc<Admin>>) -> Result<impl IntoResponse, Problem> {
     let place = admin.events.places.clone().try_acquire_owned().map_err(|_| {
         let message = format!("{STREAMS_MAX} clients follow events already: try again");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, message)
     })?;
     let (history, samples) = admin.events.follow();
-    let client = Client { history: Some(history), samples, _place: place };
-    Ok(Sse::new(unfold(client, |mut client| async {
+    let client = Client { first: first_events(&history).into(), samples, _place: place };
+    let events = unfold(client, |mut client| async {
         let event = client.next().await?;
-        Some((Ok(event), client))
-    })))
+        Some((Ok::<_, Infallible>(event), client))
+    });
+    let unbuffered = [(CACHE_CONTROL, "no-store, no-transform"), (ACCEL_BUFFERING, "no")];
+    Ok((unbuffered, Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT))))
+}
+
+/// A comment, which has a proxy pass on the head, and the history; that is one event at least.
+fn first_events(history: &[Arc<str>]) -> Vec<Event> {
+    let mut events = vec![Event::default().comment("idalloc")];
+    let mut add = |samples: &[Arc<str>]| {
+        events.push(Event::default().event("history").data(format!("[{}]", samples.join(","))));
+    };
+    match history {
+        [] => add(&[]),
+        _ => history.chunks(HISTORY_EVENT_SAMPLES).for_each(add),
+    }
+    events
 }
 
 struct Client {
-    history: Option<String>,
+    first: VecDeque<Event>,
     samples: broadcast::Receiver<Arc<str>>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Client {
     async fn next(&mut self) -> Option<Event> {
-        if let Some(history) = self.history.take() {
-            return Some(Event::default().event("history").data(history));
+        if let Some(event) = self.first.pop_front() {
+            return Some(event);
         }
         loop {
             match self.samples.recv().await {
@@ -204,7 +233,7 @@ mod tests {
         let events = Events::default();
         (0..HISTORY_SAMPLES + 5).for_each(|n| events.publish(n.to_string().into()));
         let (history, mut live) = events.follow();
-        let history: Vec<usize> = serde_json::from_str(&history).unwrap();
+        let history: Vec<usize> = history.iter().map(|sample| sample.parse().unwrap()).collect();
         assert_eq!(history, (5..HISTORY_SAMPLES + 5).collect::<Vec<_>>());
         events.publish("next".into());
         assert_eq!(&*live.try_recv().unwrap(), "next");

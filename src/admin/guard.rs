@@ -2,15 +2,18 @@
 //!
 //! A browser that has a page of another site open must not be turned against this port. Such a page cannot send a
 //! `Host` that is an address or one of AdminNames (its own name may well lead here: DNS rebinding), and what it sends
-//! otherwise has its own `Origin`, says that it comes from elsewhere (`Sec-Fetch-Site`, an image), or is no JSON. No
-//! answer allows another site to read it (CORS).
+//! otherwise has its own `Origin`, says that it comes from elsewhere (`Sec-Fetch-Site`, an image), or has a body that is no
+//! JSON (`input.rs`). No answer allows another site to read it (CORS).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, ORIGIN, REFERRER_POLICY,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, ORIGIN, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::uri::Authority;
@@ -18,11 +21,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
+use tracing::warn;
 
+use super::places::Place;
 use super::problem::Problem;
 use super::{Admin, REQUEST_TIMEOUT};
-use crate::dsn::Secret;
+use crate::episode::Recurrence;
 use crate::http::access::bearer;
+use crate::sync::lock;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -31,9 +37,57 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
-pub async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+/// Who sends a request, as far as the port knows.
+#[derive(Clone)]
+pub struct Caller {
+    pub peer: SocketAddr,
+    place: Arc<Place>,
+    /// Whether it may see and change everything: it has shown the token, or none is set.
+    pub is_operator: bool,
+    /// What let it in, for the log.
+    pub by: &'static str,
+}
+
+impl Caller {
+    /// Nothing is known of it yet.
+    pub fn new(peer: SocketAddr, place: Arc<Place>) -> Self {
+        Self { peer, place, is_operator: false, by: "nothing" }
+    }
+}
+
+/// Requests that were refused for want of the token.
+#[derive(Default)]
+pub struct Denials {
+    without_token: AtomicU64,
+    wrong_token: AtomicU64,
+    telling: Mutex<Recurrence>,
+}
+
+impl Denials {
+    pub fn without_token(&self) -> u64 {
+        self.without_token.load(Relaxed)
+    }
+
+    pub fn wrong_token(&self) -> u64 {
+        self.wrong_token.load(Relaxed)
+    }
+
+    fn note_wrong_token(&self, peer: SocketAddr) {
+        self.wrong_token.fetch_add(1, Relaxed);
+        if let Some(refused) = lock(&self.telling).happens(Instant::now()) {
+            warn!(%peer, refused, "the operator's port was asked with a token that is not AdminToken");
+        }
+    }
+}
+
+pub async fn guard(
+    State(admin): State<Arc<Admin>>,
+    Extension(caller): Extension<Caller>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let changes = is_change(request.method());
-    let mut response = match check(&admin, &request) {
+    let mut response = match check(&admin, caller, &mut request) {
         Ok(()) => match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
             Ok(response) => response,
             Err(_) => Problem::too_long(changes).into_response(),
@@ -46,22 +100,26 @@ pub async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next
     set(CONTENT_SECURITY_POLICY, POLICY);
     set(REFERRER_POLICY, "no-referrer");
     set(HeaderName::from_static("cross-origin-resource-policy"), "same-origin");
+    set(HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
-fn check(admin: &Admin, request: &Request) -> Result<(), Problem> {
-    let headers = request.headers();
+/// Finds out who asks, for those who answer, and whether it may.
+fn check(admin: &Admin, mut caller: Caller, request: &mut Request) -> Result<(), Problem> {
     check_site(request, &admin.admin.names)?;
-    if !is_public(request.uri().path())
-        && let Some(token) = &admin.admin.token
-    {
-        check_token(headers, token)?;
+    let path = request.uri().path();
+    if !is_for_all(path) {
+        caller.by = identify(admin, request.headers(), caller.peer)?;
+        caller.is_operator = true;
+        if !caller.place.admit() {
+            return Err(Problem::too_many_operators());
+        }
+    } else if path == "/readyz" {
+        // A wrong token is counted here too, or it could be guessed here.
+        caller.is_operator = identify(admin, request.headers(), caller.peer).is_ok();
     }
-    if is_change(request.method()) && !is_json(headers) {
-        let message = "Content-Type must be application/json";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
-    }
+    request.extensions_mut().insert(caller);
     Ok(())
 }
 
@@ -70,7 +128,7 @@ fn is_change(method: &Method) -> bool {
 }
 
 /// What is there for probes, which have no token, and for browsers, which ask their user for it.
-fn is_public(path: &str) -> bool {
+fn is_for_all(path: &str) -> bool {
     matches!(path, "/" | "/livez" | "/readyz") || path.starts_with("/assets/")
 }
 
@@ -79,23 +137,35 @@ fn check_site(request: &Request, names: &[String]) -> Result<(), Problem> {
     let in_target = request.uri().authority().map(Authority::as_str);
     let in_header = single(headers, HOST)?;
     let host = in_target.or(in_header).unwrap_or_default();
-    if !is_nameless_probe(request, in_header)
-        && (!is_ours(host, names) || !is_ours(in_header.unwrap_or(host), names))
+    let hosts = [host, in_header.unwrap_or(host)];
+    if let Some(host) = hosts.into_iter().find(|host| !is_ours(host, names))
+        && !is_nameless_probe(request, in_header)
     {
-        let message = "Host must be an IP address, localhost, or one of AdminNames";
-        return Err(Problem::new(StatusCode::FORBIDDEN, message));
+        return Err(Problem::wrong_host(host, request.uri().path() == "/"));
     }
-    let origin = single(headers, ORIGIN)?;
-    let from = |origin: &str| {
+    let browser_says = single(headers, SEC_FETCH_SITE)?;
+    if let Some(origin) = single(headers, ORIGIN)? {
         let from = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-        from.is_some_and(|from| from.eq_ignore_ascii_case(host))
-    };
+        // A proxy may put another Host in place of ours. The page is ours all the same if the browser says that it is of
+        // the address that it asked, and the operator that this address is one of the port's names.
+        let is_from = |from: &str| {
+            from.eq_ignore_ascii_case(host) || browser_says == Some("same-origin") && is_named(from, names)
+        };
+        if !from.is_some_and(is_from) {
+            return Err(Problem::wrong_origin(origin, host));
+        }
+    }
     // A link to the page, and nothing else, may be anywhere.
-    let asked_elsewhere = matches!(single(headers, SEC_FETCH_SITE)?, Some("cross-site" | "same-site"));
-    if !origin.is_none_or(from) || asked_elsewhere && request.uri().path() != "/" {
+    if matches!(browser_says, Some("cross-site" | "same-site")) && request.uri().path() != "/" {
         return Err(Problem::new(StatusCode::FORBIDDEN, "pages of other sites may not use this port"));
     }
     Ok(())
+}
+
+/// Whether the host of `authority` is one of `names`.
+fn is_named(authority: &str, names: &[String]) -> bool {
+    let parsed = authority.parse::<Authority>();
+    parsed.is_ok_and(|parsed| names.iter().any(|name| parsed.host().eq_ignore_ascii_case(name)))
 }
 
 /// Whether this is a balancer's probe whose `Host` is empty, or missing in HTTP/1.0. A browser always names a host.
@@ -116,21 +186,20 @@ fn is_ours(host: &str, names: &[String]) -> bool {
             || literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok()))
 }
 
-fn check_token(headers: &HeaderMap, token: &Secret) -> Result<(), Problem> {
-    let given = single(headers, AUTHORIZATION)?.and_then(|value| bearer(value.as_bytes()));
+/// What lets the request in.
+fn identify(admin: &Admin, headers: &HeaderMap, peer: SocketAddr) -> Result<&'static str, Problem> {
+    let Some(token) = &admin.admin.token else { return Ok("no token is set") };
+    let Some(given) = single(headers, AUTHORIZATION)? else {
+        admin.denials.without_token.fetch_add(1, Relaxed);
+        return Err(Problem::unauthorized());
+    };
+    let given = bearer(given.as_bytes());
     // What is compared takes as long whichever byte differs; only the token's length may show.
-    match given.is_some_and(|given| given.ct_eq(token.expose().as_bytes()).into()) {
-        true => Ok(()),
-        false => Err(Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "the header Authorization must be: Bearer, and the token that AdminToken is set to",
-        )),
+    if given.is_some_and(|given| given.ct_eq(token.expose().as_bytes()).into()) {
+        return Ok("AdminToken");
     }
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    media_type.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("application/json"))
+    admin.denials.note_wrong_token(peer);
+    Err(Problem::unauthorized())
 }
 
 /// A header that must not be given twice: two readers might each look at another one.

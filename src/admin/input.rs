@@ -1,12 +1,40 @@
-//! What an operator sends: bodies and parts of paths, and what is wrong with them.
+//! What an operator sends: bodies, parts of paths and parameters, and what is wrong with them.
+
+use std::borrow::Cow;
 
 use axum::body::Bytes;
-use axum::extract::Path;
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::http::StatusCode;
+use axum::extract::rejection::RawPathParamsRejection::InvalidUtf8InPathParam;
+use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::problem::Problem;
+
+/// A request's body: JSON, or nothing. A page of another site could send a body of some other type without asking first.
+pub struct Sent(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Sent {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let is_json = is_json(request.headers());
+        let bytes = Bytes::from_request(request, state).await;
+        let bytes = bytes.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
+        if !bytes.is_empty() && !is_json {
+            let message = "Content-Type must be application/json";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+        Ok(Self(bytes))
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    media_type.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("application/json"))
+}
 
 /// The object of a request's body; no body is an empty one.
 #[derive(Debug)]
@@ -14,8 +42,7 @@ pub struct Body(Map<String, Value>);
 
 impl Body {
     /// Reads it; other members than `allowed` are an error, so that a misspelt one is not ignored.
-    pub fn read(bytes: Result<Bytes, BytesRejection>, allowed: &[&'static str]) -> Result<Self, Problem> {
-        let bytes = bytes.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
+    pub fn read(Sent(bytes): Sent, allowed: &[&'static str]) -> Result<Self, Problem> {
         if bytes.is_empty() {
             return Ok(Self(Map::new()));
         }
@@ -48,7 +75,10 @@ impl Body {
     pub fn integer(&self, name: &'static str) -> Result<Option<i64>, Problem> {
         let number = match self.0.get(name) {
             None | Some(Value::Null) => return Ok(None),
-            Some(Value::String(text)) => text.parse().ok(),
+            // Not what else Rust takes for a number, such as "+5".
+            Some(Value::String(text)) => {
+                Some(text).filter(|text| !text.starts_with('+')).and_then(|text| text.parse().ok())
+            }
             Some(value) => value.as_i64(),
         };
         let message =
@@ -67,11 +97,51 @@ impl Body {
     }
 }
 
-/// The tag that the path names.
-pub fn tag_of(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
-    let Path(tag) =
-        path.map_err(|_| Problem::bad("app_tag", "the tag in the path is not percent-encoded UTF-8"))?;
-    Ok(tag)
+/// The tag that a request is about: a part of its path, or its parameter app_tag. What names a part of a path that browsers
+/// and clients take for a direction (`..`), or none at all, can only be said in the latter way.
+pub struct TagName(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for TagName {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let in_path = match RawPathParams::from_request_parts(parts, state).await {
+            Ok(parameters) => {
+                parameters.iter().find(|(name, _)| *name == "tag").map(|(_, tag)| tag.to_owned())
+            }
+            Err(InvalidUtf8InPathParam(_)) => {
+                return Err(Problem::bad("app_tag", "the tag in the path is not percent-encoded UTF-8"));
+            }
+            Err(_) => None,
+        };
+        let tag = match in_path {
+            Some(tag) => Some(tag),
+            None => parameter(parts.uri.query(), "app_tag")?,
+        };
+        Body::required("app_tag", tag).map(Self)
+    }
+}
+
+/// The parameter of this name.
+///
+/// # Errors
+/// It is given twice, or is not percent-encoded UTF-8.
+pub fn parameter(query: Option<&str>, name: &'static str) -> Result<Option<String>, Problem> {
+    let pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut values = pairs.filter(|(given, _)| decoded(given).as_deref() == Some(name));
+    let Some((_, value)) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::bad(name, format!("{name} is given twice")));
+    }
+    match decoded(value) {
+        Some(value) => Ok(Some(value)),
+        None => Err(Problem::bad(name, format!("{name} is not percent-encoded UTF-8"))),
+    }
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let text = text.replace('+', " ");
+    percent_decode_str(&text).decode_utf8().ok().map(Cow::into_owned)
 }
 
 #[cfg(test)]
@@ -79,7 +149,7 @@ mod tests {
     use super::*;
 
     fn body(text: &str) -> Result<Body, Problem> {
-        Body::read(Ok(Bytes::from(text.to_owned())), &["step", "app_tag"])
+        Body::read(Sent(Bytes::from(text.to_owned())), &["step", "app_tag"])
     }
 
     #[test]
@@ -88,13 +158,45 @@ mod tests {
             let body = body(&format!("{{\"step\":{text}}}")).unwrap();
             assert_eq!(body.integer("step"), Ok(Some(i64::MAX)));
         }
-        for bad in ["1.5", "1e3", "\"\"", "\" 1\"", "\"1x\"", "true", "[1]", "9223372036854775808", "\"+\""] {
+        for bad in [
+            "1.5",
+            "1e3",
+            "\"\"",
+            "\" 1\"",
+            "\"1x\"",
+            "true",
+            "[1]",
+            "9223372036854775808",
+            "\"+\"",
+            "\"+5\"",
+        ] {
             let problem = body(&format!("{{\"step\":{bad}}}")).unwrap().integer("step").unwrap_err();
             assert!(format!("{problem:?}").contains("Some(\"step\")"), "{bad}: {problem:?}");
         }
         assert_eq!(body("{\"step\":null}").unwrap().integer("step"), Ok(None));
         assert_eq!(body("").unwrap().integer("step"), Ok(None));
         assert!(body("{\"step\":null}").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_parameter_is_read_strictly() {
+        for (query, expected) in [
+            ("app_tag=a", Some("a")),
+            ("x=1&app%5Ftag=..%2F+%25&y", Some("../ %")),
+            ("app_tag=", Some("")),
+            ("app_tag", Some("")),
+            ("tag=a", None),
+            ("", None),
+        ] {
+            assert_eq!(parameter(Some(query), "app_tag").unwrap().as_deref(), expected, "{query}");
+        }
+        assert_eq!(parameter(None, "app_tag"), Ok(None));
+        for (query, message) in
+            [("app_tag=a&app_tag=a", "given twice"), ("app_tag=%ff", "not percent-encoded UTF-8")]
+        {
+            let problem = format!("{:?}", parameter(Some(query), "app_tag").unwrap_err());
+            assert!(problem.contains(message) && problem.contains("Some(\"app_tag\")"), "{problem}");
+        }
     }
 
     #[test]

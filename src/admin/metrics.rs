@@ -12,23 +12,30 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 use prometheus::{Encoder as _, TextEncoder};
 
 use super::Admin;
-use super::overview::{OTHERS, Series};
+use super::overview::{OTHERS, Overview, Series};
+use super::problem::Problem;
 use super::status::{COMMIT, VERSION, engine, readiness};
 use crate::alloc::monitor::FAILURE_KINDS;
 use crate::alloc::skipped::REASONS;
 use crate::config::HttpEngine;
 use crate::counters::{BOUNDS_US, HistogramReading};
+use crate::escape::shown;
 use crate::http::counters::Route;
 use crate::http::response::STATUSES;
 use crate::logging;
-use crate::sync::lock;
 
 /// `GET /metrics`
-pub async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+pub async fn metrics(State(admin): State<Arc<Admin>>) -> Result<Response, Problem> {
+    let lane = admin.clone();
+    lane.figures.run(move || all(&admin)).await
+}
+
+fn all(admin: &Admin) -> Response {
     let mut families = Vec::new();
-    server_families(&admin, &mut families);
-    allocator_families(&admin, &mut families);
-    tag_families(&admin, &mut families);
+    server_families(admin, &mut families);
+    port_families(admin, &mut families);
+    allocator_families(admin, &mut families);
+    tag_families(admin, &mut families);
     families.extend(ProcessCollector::for_self().collect());
     families.sort_by(|a, b| a.name().cmp(b.name()));
     let encoder = TextEncoder::new();
@@ -37,7 +44,7 @@ pub async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
         Ok(()) => ([(CONTENT_TYPE, encoder.format_type().to_owned())], text).into_response(),
         Err(error) => {
             let message = format!("the figures cannot be written: {error}");
-            super::Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, message).into_response()
+            Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, message).into_response()
         }
     }
 }
@@ -180,6 +187,37 @@ fn server_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
     ]);
 }
 
+/// The operator's port itself.
+fn port_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
+    let (places, denials) = (&admin.places, &admin.denials);
+    families.extend([
+        gauge(
+            "idalloc_admin_connections",
+            "Connections to the operator's port: those of operators, and of others.",
+            vec![
+                gauged(&[("from", "operators")], places.operators() as f64),
+                gauged(&[("from", "others")], places.strangers() as f64),
+            ],
+        ),
+        counter(
+            "idalloc_admin_connections_refused_total",
+            "Connections to the operator's port that were closed for want of places; of others the oldest silent one.",
+            vec![
+                counted(&[("from", "operators")], places.operators_refused()),
+                counted(&[("from", "others")], places.strangers_closed()),
+            ],
+        ),
+        counter(
+            "idalloc_admin_denied_total",
+            "Requests to the operator's port without AdminToken: with a wrong token, or with none.",
+            vec![
+                counted(&[("token", "wrong")], denials.wrong_token()),
+                counted(&[("token", "none")], denials.without_token()),
+            ],
+        ),
+    ]);
+}
+
 fn allocator_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
     let reservations = admin.monitor.reservations();
     let failed = FAILURE_KINDS.iter().zip(reservations.failed);
@@ -229,9 +267,11 @@ fn allocator_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
 }
 
 fn tag_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
-    let mut overview = lock(&admin.overview);
+    admin.look(|overview| families_of_tags(admin, overview, families));
+}
+
+fn families_of_tags(admin: &Admin, overview: &Overview, families: &mut Vec<MetricFamily>) {
     let now = Instant::now();
-    overview.refresh(now);
     let counts = overview.counts();
     let states = [
         ("fenced", counts.fenced),
@@ -247,7 +287,7 @@ fn tag_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
     let (own, others) = overview.series();
     let all = own.iter().map(|(line, series)| (line.tag.name(), *series)).chain([(OTHERS, others)]);
     let series = |value: fn(&[(&str, &str)], &Series) -> Metric| {
-        all.clone().map(|(name, series)| value(&[("app_tag", name)], &series)).collect::<Vec<_>>()
+        all.clone().map(|(name, series)| value(&[("app_tag", &shown(name))], &series)).collect::<Vec<_>>()
     };
     families.extend([
         counter(
@@ -268,7 +308,7 @@ fn tag_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
     ]);
     let newest = own.iter().filter_map(|(line, _)| {
         let amount = admin.monitor.figures(&line.tag, now).newest?.amount;
-        Some(gauged(&[("app_tag", line.tag.name())], amount as f64))
+        Some(gauged(&[("app_tag", &shown(line.tag.name()))], amount as f64))
     });
     let newest: Vec<_> = newest.collect();
     if !newest.is_empty() {

@@ -1,23 +1,27 @@
 //! The operator's port: what is happening, for people and for machines, and the means to change it.
 //!
 //! It runs on the program's own thread, away from the workers of the hot port, and takes from them nothing but their
-//! counts. Everything about it is bounded: connections, streams, bodies, and how long a request may take.
+//! counts. What takes long is done on other threads, so that probes are answered at once. Everything about it is bounded:
+//! connections, streams, bodies, and how long a request may take.
 
+mod answer;
 mod changes;
 mod dashboard;
 mod events;
 mod guard;
 mod input;
+mod lane;
 mod metrics;
 mod openapi;
 mod overview;
+mod places;
 mod port;
 mod problem;
 mod sessions;
 mod status;
 mod tags;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -28,7 +32,10 @@ use axum::routing::{MethodRouter, get, post};
 use crate::alloc::monitor::Monitor;
 use crate::config::{AdminConfig, Config};
 use crate::http::handler::Service;
+use guard::Denials;
+use lane::Lane;
 use overview::Overview;
+use places::Places;
 use problem::Problem;
 use sessions::Sessions;
 
@@ -36,7 +43,7 @@ pub use port::Port;
 
 /// The most files that the port has open: its connections, and its sessions with the store, each of which may be a database
 /// and its journal.
-pub const FILES_MAX: usize = port::CONNECTIONS_MAX + 2 * sessions::SESSIONS_MAX;
+pub const FILES_MAX: usize = places::CONNECTIONS_MAX + 2 * sessions::SESSIONS_MAX;
 
 /// The longest body of a request.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -50,15 +57,24 @@ struct Admin {
     monitor: Monitor,
     service: Arc<Service>,
     started: Instant,
-    overview: Mutex<Overview>,
+    overview: RwLock<Overview>,
+    /// Of pages of tags, and of all other figures that take long: a search does not hold up a scrape.
+    lists: Lane,
+    figures: Lane,
     events: events::Events,
+    places: Arc<Places>,
+    denials: Denials,
     sessions: Sessions,
 }
 
 impl Admin {
     fn new(config: Config, admin: AdminConfig, monitor: Monitor, service: Arc<Service>) -> Self {
         Self {
-            overview: Mutex::new(Overview::new(monitor.clone(), admin.metrics_tags)),
+            overview: RwLock::new(Overview::new(monitor.clone(), admin.metrics_tags)),
+            lists: Lane::default(),
+            figures: Lane::default(),
+            places: Arc::default(),
+            denials: Denials::default(),
             sessions: Sessions::new(&config),
             config,
             admin,
@@ -68,10 +84,22 @@ impl Admin {
             events: events::Events::default(),
         }
     }
+
+    /// Looks at all tags as they are now, or were a moment ago. May take a while.
+    fn look<T>(&self, look: impl FnOnce(&Overview) -> T) -> T {
+        let now = Instant::now();
+        let overview = self.overview.read().unwrap_or_else(PoisonError::into_inner);
+        if overview.is_fresh(now) {
+            return look(&overview);
+        }
+        drop(overview);
+        self.overview.write().unwrap_or_else(PoisonError::into_inner).refresh(now);
+        look(&self.overview.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Every path of the API, with its methods; `openapi.json` says the same.
-fn routes() -> [(&'static str, MethodRouter<Arc<Admin>>); 9] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Admin>>); 11] {
     [
         ("/livez", get(status::livez)),
         ("/readyz", get(status::readyz)),
@@ -81,6 +109,8 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Admin>>); 9] {
         ("/api/tags", get(tags::list).post(changes::add)),
         ("/api/tags/{tag}", get(changes::show).patch(changes::change).delete(changes::delete)),
         ("/api/tags/{tag}/advance", post(changes::advance)),
+        ("/api/tag", get(changes::show).patch(changes::change).delete(changes::delete)),
+        ("/api/tag/advance", post(changes::advance)),
         ("/api/openapi.json", get(openapi::openapi)),
     ]
 }

@@ -123,14 +123,19 @@ impl Overview {
         }
     }
 
+    /// Whether the last look was a moment ago, and no tag has come or gone since.
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        self.next_at.is_some_and(|next_at| now < next_at)
+            && Arc::ptr_eq(&self.monitor.directory(), &self.directory)
+    }
+
     /// Looks at all tags, unless the last look was a moment ago.
     pub fn refresh(&mut self, now: Instant) {
-        let directory = self.monitor.directory();
-        let changed = !Arc::ptr_eq(&directory, &self.directory);
-        if !changed && self.next_at.is_some_and(|next_at| now < next_at) {
+        if self.is_fresh(now) {
             return;
         }
-        if changed {
+        let directory = self.monitor.directory();
+        if !Arc::ptr_eq(&directory, &self.directory) {
             self.replace_lines(directory);
         }
         self.look(now);

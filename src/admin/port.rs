@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tracing::{info, warn};
 
+use super::guard::Caller;
+use super::places::{Place, Places};
 use super::{Admin, events, router};
 use crate::alloc::monitor::Monitor;
 use crate::config::{AdminConfig, Config};
@@ -22,8 +24,6 @@ use crate::http::handler::Service;
 use crate::http::listen;
 use crate::supervise;
 
-/// The most connections; one more is closed at once.
-pub(super) const CONNECTIONS_MAX: usize = 64;
 /// How long a head may take to arrive, and so how long a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of an answer, or of a stream.
@@ -60,28 +60,23 @@ impl Port {
         let admin = Arc::new(Admin::new(config, self.config, monitor, service));
         let router = router(admin.clone());
         tokio::join!(
-            supervise::run("the operator's port", || accept(self.listener.clone(), router.clone())),
+            supervise::run("the operator's port", || {
+                accept(self.listener.clone(), admin.places.clone(), router.clone())
+            }),
             supervise::run("the operator's samples", || events::sample(admin.clone())),
         );
     }
 }
 
-async fn accept(listener: Arc<TcpListener>, router: Router) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+async fn accept(listener: Arc<TcpListener>, places: Arc<Places>, router: Router) {
     let mut failing = Episode::default();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 if failing.is_over() {
                     info!("accepting connections on the operator's port again");
                 }
-                // Closed at once, for want of a place: whoever comes next may find one.
-                let Ok(place) = places.clone().try_acquire_owned() else { continue };
-                let router = router.clone();
-                tokio::spawn(async move {
-                    serve_connection(stream, router).await;
-                    drop(place);
-                });
+                tokio::spawn(serve_connection(stream, peer, places.enter(), router.clone()));
             }
             Err(error) => {
                 if failing.holds(Instant::now()) {
@@ -93,18 +88,33 @@ async fn accept(listener: Arc<TcpListener>, router: Router) {
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router) {
+/// Serves one connection until its client goes, is too slow, or loses its place.
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, place: Arc<Place>, router: Router) {
     // An error means that the client is gone already.
     if stream.set_nodelay(true).is_err() {
         return;
     }
     let mut stream = Box::pin(TimeoutStream::new(stream));
     stream.as_mut().set_write_timeout_pinned(Some(WRITE_TIMEOUT));
+    let router = TowerToHyperService::new(router);
+    let caller = Caller::new(peer, place.clone());
+    let service = service_fn(|mut request| {
+        request.extensions_mut().insert(caller.clone());
+        let (answering, answer) = (place.answering(), router.call(request));
+        async move {
+            let answer = answer.await;
+            drop(answering);
+            answer
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // An error is the client's: it was slow, or sent what is no HTTP, or went away.
-    let _ = connection.await;
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        // An error is the client's: it was slow, or sent what is no HTTP, or went away.
+        _ = connection => {}
+        () = place.lost() => {}
+    }
 }

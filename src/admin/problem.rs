@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
-use axum::Json;
 use axum::http::StatusCode;
-use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::header::{CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::answer::Json;
+use super::places::OPERATORS_MAX;
+use crate::escape::{shown, visible};
 use crate::store::change::ChangeError;
 use crate::store::{InvalidField, StoreError};
 
@@ -17,21 +19,24 @@ pub struct Problem {
     status: StatusCode,
     field: Option<Cow<'static, str>>,
     message: String,
+    /// Whether the message is shown in a browser that has asked for a page.
+    for_people: bool,
+    ends_connection: bool,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, field: None, message: message.into() }
+        Self { status, field: None, message: message.into(), for_people: false, ends_connection: false }
     }
 
     /// The value of `field` is not allowed.
     pub fn bad(field: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, field: Some(field.into()), message: message.into() }
+        Self { field: Some(field.into()), ..Self::new(StatusCode::BAD_REQUEST, message) }
     }
 
     /// The value does not go with what is there.
     pub fn conflict(field: &'static str, message: impl Into<String>) -> Self {
-        Self { status: StatusCode::CONFLICT, field: Some(field.into()), message: message.into() }
+        Self { field: Some(field.into()), ..Self::new(StatusCode::CONFLICT, message) }
     }
 
     /// A value that a row may not have.
@@ -50,6 +55,37 @@ impl Problem {
             false => "this took too long",
         };
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    pub fn unauthorized() -> Self {
+        let message = "the header Authorization must be: Bearer, and the token that AdminToken is set to";
+        Self::new(StatusCode::UNAUTHORIZED, message)
+    }
+
+    pub fn too_many_operators() -> Self {
+        let message = format!("{OPERATORS_MAX} connections of operators are open already: try again");
+        Self { ends_connection: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+
+    /// The port was asked under a name that is not known to be its own.
+    pub fn wrong_host(host: &str, for_people: bool) -> Self {
+        let message = format!(
+            "Host is {}: allowed is an IP address, localhost, or one of AdminNames; \
+             if this server is reached by that name, add it to AdminNames",
+            shown(host)
+        );
+        Self { for_people, ..Self::new(StatusCode::FORBIDDEN, message) }
+    }
+
+    /// A page asks that is not this server's, or seems not to be.
+    pub fn wrong_origin(origin: &str, host: &str) -> Self {
+        let message = format!(
+            "Origin is {}, and Host is {}: pages of other sites may not use this port; if the page is this server's own, \
+             have the proxy pass Host on (nginx: proxy_set_header Host $http_host), and add the name to AdminNames",
+            shown(origin),
+            shown(host)
+        );
+        Self::new(StatusCode::FORBIDDEN, message)
     }
 
     pub fn bug() -> Self {
@@ -84,15 +120,22 @@ impl Problem {
             | StoreError::Overflow { .. } => (StatusCode::SERVICE_UNAVAILABLE, None),
         };
         let advice = if error.is_in_doubt() { ": look before you try again" } else { "" };
-        Self { status, field: field.map(Cow::Borrowed), message: format!("{error}{advice}") }
+        Self { field: field.map(Cow::Borrowed), ..Self::new(status, format!("{error}{advice}")) }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = Json(json!({"error": {"field": self.field, "message": self.message}}));
+        let message = visible(&self.message);
+        if self.for_people {
+            let text = [(CONTENT_TYPE, "text/plain; charset=utf-8")];
+            return (self.status, text, format!("idalloc: {message}\n")).into_response();
+        }
+        let body = Json(json!({"error": {"field": self.field, "message": message}}));
         match self.status {
             StatusCode::UNAUTHORIZED => (self.status, [(WWW_AUTHENTICATE, "Bearer")], body).into_response(),
+            // Its connection would be in the way of others.
+            _ if self.ends_connection => (self.status, [(CONNECTION, "close")], body).into_response(),
             status => (status, body).into_response(),
         }
     }

@@ -1,19 +1,21 @@
 //! How the node is doing: for probes, and in full.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::Json;
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::Admin;
-use super::overview::TagCounts;
+use super::answer::Json;
+use super::guard::Caller;
+use super::overview::{Overview, TagCounts};
+use super::problem::Problem;
 use crate::config::HttpEngine;
 use crate::dsn::Dsn;
 use crate::readiness::Readiness;
-use crate::sync::lock;
 
 /// The commit that this program was built from, where the build says so.
 pub const COMMIT: Option<&str> = match option_env!("IDALLOC_COMMIT") {
@@ -27,27 +29,39 @@ pub async fn livez() -> Json<Value> {
     Json(json!({"live": true}))
 }
 
-/// `GET /readyz`: whether it can serve, and if not, why not.
-pub async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
+/// `GET /readyz`: whether it can serve, and for operators, if not, why not: the reasons name tags and numbers.
+pub async fn readyz(
+    State(admin): State<Arc<Admin>>,
+    Extension(caller): Extension<Caller>,
+) -> (StatusCode, Json<Value>) {
     let health = readiness(&admin);
     let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({"ready": health.is_ready(), "not_ready": health.reasons})))
+    let mut answer = json!({"ready": health.is_ready()});
+    if caller.is_operator {
+        answer["not_ready"] = json!(health.reasons);
+    }
+    (status, Json(answer))
 }
 
 /// `GET /api/status`
-pub async fn status(State(admin): State<Arc<Admin>>) -> Json<Value> {
-    let health = readiness(&admin);
-    Json(json!({
+pub async fn status(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Problem> {
+    let lane = admin.clone();
+    lane.figures.run(move || Json(status_of(&admin))).await
+}
+
+fn status_of(admin: &Admin) -> Value {
+    let health = readiness(admin);
+    json!({
         "version": VERSION,
         "commit": COMMIT,
         "uptime_s": admin.started.elapsed().as_secs(),
         "health": health.name,
         "health_detail": health.detail(),
-        "engine": engine(&admin),
-        "store": store(&admin),
-        "tags": tag_counts(&admin),
+        "engine": engine(admin),
+        "store": store(admin),
+        "tags": tag_counts(admin),
         "config": admin.config.shown(),
-    }))
+    })
 }
 
 /// Whether the node can serve.
@@ -79,9 +93,7 @@ fn store(admin: &Admin) -> Value {
 
 /// How many tags want an operator, of how many.
 pub fn tag_counts(admin: &Admin) -> TagCounts {
-    let mut overview = lock(&admin.overview);
-    overview.refresh(Instant::now());
-    overview.counts()
+    admin.look(Overview::counts)
 }
 
 /// Milliseconds since 1970.

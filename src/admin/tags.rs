@@ -4,18 +4,17 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Json;
 use axum::extract::{Query, State};
 use memchr::memmem;
 use serde::Serialize;
 
 use super::Admin;
+use super::answer::Json;
 use super::overview::{Line, supply_s};
 use super::problem::Problem;
 use super::status::epoch_ms;
 use crate::alloc::tag::{Tag, TagFigures, TagState};
 use crate::store::TagDetails;
-use crate::sync::lock;
 
 /// The most tags of one answer, and how many there are where nothing is said.
 const LIMIT_MAX: usize = 1000;
@@ -64,30 +63,20 @@ pub async fn list(
     Query(parameters): Query<Vec<(String, String)>>,
 ) -> Result<Json<TagPage>, Problem> {
     let wish = Wish::from_parameters(&parameters)?;
-    let mut overview = lock(&admin.overview);
-    let now = Instant::now();
-    overview.refresh(now);
-    let (total, page) = wish.pick(overview.lines());
-    let view = |line: &Line| TagView::new(line, &admin.monitor.figures(&line.tag, now));
-    let tags = page.into_iter().map(view).collect();
-    Ok(Json(TagPage { total, offset: wish.offset, limit: wish.limit, tags }))
+    let lane = admin.clone();
+    lane.lists.run(move || Json(wish.page(&admin))).await
 }
 
 impl TagView {
-    /// A row as it was just read, with what is in memory of it.
-    pub fn of(admin: &Admin, row: TagDetails) -> Self {
-        let mut overview = lock(&admin.overview);
+    /// A row as it was just read, with what is in memory of it. May take a while.
+    fn of(admin: &Admin, row: TagDetails) -> Self {
         let now = Instant::now();
-        overview.refresh(now);
-        let view = match overview.line(&row.name) {
-            Some(line) => Self::new(line, &admin.monitor.figures(&line.tag, now)),
-            None => {
-                // Not listed yet.
-                let tag = Arc::new(Tag::new(&row.name, row.step, admin.config.policy, now));
-                let figures = admin.monitor.figures(&tag, now);
-                Self::new(&Line::new(tag), &figures)
-            }
-        };
+        let view = |line: &Line| Self::new(line, &admin.monitor.figures(&line.tag, now));
+        let view = admin.look(|overview| overview.line(&row.name).map(view)).unwrap_or_else(|| {
+            // Not listed yet.
+            let tag = Arc::new(Tag::new(&row.name, row.step, admin.config.policy, now));
+            view(&Line::new(tag))
+        });
         let seen = RowView { max_id: row.max_id.to_string(), description: row.description };
         Self { step: row.step, row: Some(seen), ..view }
     }
@@ -108,6 +97,12 @@ impl TagView {
             row: None,
         }
     }
+}
+
+/// `GET /api/tags/{tag}` and the answers to changes: a row as it was just read, with what is in memory of it.
+pub async fn view_of(admin: &Arc<Admin>, row: TagDetails) -> Result<Json<TagView>, Problem> {
+    let of = admin.clone();
+    admin.figures.run(move || Json(TagView::of(&of, row))).await
 }
 
 /// A state as operators read it.
@@ -182,6 +177,16 @@ impl Wish {
             }
         }
         Ok(wish)
+    }
+
+    fn page(&self, admin: &Admin) -> TagPage {
+        let now = Instant::now();
+        let view = |line: &Line| TagView::new(line, &admin.monitor.figures(&line.tag, now));
+        admin.look(|overview| {
+            let (total, page) = self.pick(overview.lines());
+            let tags = page.into_iter().map(view).collect();
+            TagPage { total, offset: self.offset, limit: self.limit, tags }
+        })
     }
 
     /// How many tags are found, and those of the page. Equal ones are in the order of their names.

@@ -221,7 +221,10 @@ impl App {
         match message {
             Message::Status(status) => self.status = status,
             Message::History(samples) => {
-                self.samples = samples.into();
+                // It comes in pieces; and a server that was started again has forgotten what is known here.
+                let first_ms = samples.first().map_or(u64::MAX, |sample| sample.t_ms);
+                self.samples.retain(|known| known.t_ms < first_ms);
+                self.samples.extend(samples);
                 self.trim_samples();
                 self.samples_feed.refreshed(now);
             }
