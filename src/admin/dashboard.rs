@@ -30,6 +30,7 @@ macro_rules! assets {
 
 const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
 
 const PAGE: &Asset = &Asset {
     path: "index.html",
@@ -42,8 +43,9 @@ const ASSETS: &[Asset] = assets! {
     "app.js": JS,
     "charts.js": JS,
     "dialogs.js": JS,
+    "escape.js": JS,
     "format.js": JS,
-    "icon.svg": "image/svg+xml",
+    "icon.svg": SVG,
     "states.js": JS,
     "stream.js": JS,
     "style.css": CSS,
@@ -110,9 +112,8 @@ mod tests {
         let scripts =
             ASSETS.iter().filter(|asset| asset.path.ends_with(".js") && !asset.path.starts_with("vendor"));
         let from_scripts = scripts.flat_map(|script| named(text(script), "from \"./"));
-        let from_page = named(page, "src=\"")
-            .chain(named(page, "href=\""))
-            .filter_map(|url| url.strip_prefix("/assets/"));
+        let from_page =
+            named(page, "src=\"").chain(named(page, "href=\"")).filter_map(|url| url.strip_prefix("assets/"));
         let names: Vec<_> = from_page.chain(from_scripts).collect();
         assert!(names.len() > ASSETS.len(), "{names:?}");
         for name in names {
@@ -128,6 +129,14 @@ mod tests {
                 ["http:", "https:", "//cdn", "innerHTML", "outerHTML", "insertAdjacentHTML", "eval("]
             {
                 assert!(!text.contains(forbidden), "{} holds {forbidden}", asset.path);
+            }
+        }
+        // A proxy may serve the page under a path of its own.
+        let own =
+            ASSETS.iter().filter(|asset| !asset.path.starts_with("vendor") && asset.content_type != SVG);
+        for asset in own.chain([PAGE]) {
+            for forbidden in ["\"/", "`/", "'/", "url(/"] {
+                assert!(!text(asset).contains(forbidden), "{} has a path from the root", asset.path);
             }
         }
         // The Content-Security-Policy would refuse them.

@@ -18,7 +18,8 @@ export const token = {
   forget: () => sessionStorage.removeItem(TOKEN_KEY),
 };
 
-/// A response with a status of 2xx; whatever else is an ApiError.
+/// A response with a status of 2xx; whatever else is an ApiError. Paths are relative to the page: it may be under a path of
+/// its own behind a proxy.
 export async function open(path, options = {}) {
   const headers = { ...options.headers };
   if (token.get() !== null) headers.Authorization = `Bearer ${token.get()}`;
@@ -43,9 +44,9 @@ async function refusal(response) {
 export async function ask(method, path, { body, signal } = {}) {
   const limits = [AbortSignal.timeout(TIMEOUT_MS), ...(signal ? [signal] : [])];
   const options = { method, signal: AbortSignal.any(limits) };
-  if (method !== "GET") {
+  if (body !== undefined) {
     options.headers = { "Content-Type": "application/json" };
-    options.body = body === undefined ? undefined : JSON.stringify(body);
+    options.body = JSON.stringify(body);
   }
   try {
     const response = await open(path, options);
@@ -64,4 +65,6 @@ export function parse(text) {
   );
 }
 
-export const tagPath = (name) => `/api/tags/${encodeURIComponent(name)}`;
+/// Where a tag is. By a parameter: of a path, browsers take `..` for a direction.
+export const tagPath = (name, parameters = {}) => `api/tag?${new URLSearchParams({ app_tag: name, ...parameters })}`;
+export const advancePath = (name) => `api/tag/advance?${new URLSearchParams({ app_tag: name })}`;

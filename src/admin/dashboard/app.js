@@ -3,6 +3,7 @@
 import { ask, token } from "./api.js";
 import { Charts } from "./charts.js";
 import { addTag, advanceTag, askToken, editTag, pair } from "./dialogs.js";
+import { name as isolated, show, visible } from "./escape.js";
 import { duration, grouped } from "./format.js";
 import { nodeState } from "./states.js";
 import { Stream } from "./stream.js";
@@ -10,14 +11,19 @@ import { TagTable } from "./tags.js";
 import { startTheme } from "./themes.js";
 
 const byId = (id) => document.getElementById(id);
-/// Figures older than this are called so.
+/// Figures older than this are called stale.
 const STALE_MS = 3_000;
+/// A tab that nobody has seen for so long lets go of its connection: a browser has six for a host, for all tabs together.
+const HIDDEN_MS = 5_000;
+/// How often it asks then, so that its title tells of alarms.
+const HIDDEN_STATUS_MS = 30_000;
 const TABLE_EVERY = 2;
 const STATUS_EVERY = 10;
 const SAID_MS = 10_000;
 const LINES_SAID_MAX = 3;
 const ALARMS = ["fenced", "starving", "broken", "exhausted"];
 
+document.querySelector(".unscripted").remove();
 const charts = new Charts();
 startTheme(() => charts.restyle());
 
@@ -25,6 +31,8 @@ let newest = null;
 let newestAt = null;
 let samples = 0;
 let connection = { name: "connecting" };
+/// When the page was last seen again: figures from before are not stale yet.
+let seenAt = 0;
 
 /// The server's time, as far as it is known: its clock and the browser's may differ.
 const now_ms = () => (newest === null ? Date.now() : newest.t_ms + (performance.now() - newestAt));
@@ -33,15 +41,18 @@ const table = new TagTable({ onAction: act, now_ms });
 
 // --- what arrives
 
-const stream = new Stream({ onEvent, onState, authorize });
+const stream = new Stream({ onOpen, onEvent, onState, authorize });
 stream.run();
+
+function onOpen() {
+  showStatus();
+  table.load();
+}
 
 function onEvent(name, data) {
   if (name === "history") {
     charts.history(data);
     if (data.length > 0) showSample(data.at(-1));
-    showStatus();
-    table.load();
   } else if (name === "sample") {
     charts.sample(data);
     showSample(data);
@@ -61,12 +72,26 @@ async function authorize() {
   showTokenButton();
 }
 
+let hiding;
+let asking;
+
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) return;
+  clearTimeout(hiding);
+  clearInterval(asking);
+  if (document.hidden) {
+    hiding = setTimeout(letGo, HIDDEN_MS);
+    return;
+  }
+  seenAt = performance.now();
   charts.draw();
-  stream.retryNow();
+  stream.resume();
   table.refresh();
 });
+
+function letGo() {
+  stream.pause();
+  asking = setInterval(async () => showTitle(await ask("GET", "api/status").catch(() => null)), HIDDEN_STATUS_MS);
+}
 addEventListener("online", () => stream.retryNow());
 
 // --- what is shown
@@ -91,7 +116,7 @@ function announceChange(before, sample) {
     (alarm) => `${sample.tags[alarm]} ${sample.tags[alarm] === 1 ? "tag is" : "tags are"} ${alarm}.`,
   );
   if (before.health !== sample.health) {
-    changes.unshift(`The node is now: ${nodeState(sample.health).name}. ${sample.health_detail ?? ""}`);
+    changes.unshift(`The node is now: ${nodeState(sample.health).name}. ${visible(sample.health_detail ?? "")}`);
   }
   if (changes.length > 0) announce(changes.join(" "));
 }
@@ -99,7 +124,7 @@ function announceChange(before, sample) {
 async function showStatus() {
   let status;
   try {
-    status = await ask("GET", "/api/status");
+    status = await ask("GET", "api/status");
   } catch {
     return; // The stream says so too.
   }
@@ -108,14 +133,14 @@ async function showStatus() {
     `away for ${duration((now_ms() - store.since_ms) / 1000)}: ${store.last_error ?? "no answer"}`;
   const answers = store.state === "answering";
   const parts = [store.kind, store.host, answers ? "answering" : away()];
-  byId("fact-store").textContent = parts.filter((part) => part !== null).join(" · ");
+  show(byId("fact-store"), parts.filter((part) => part !== null).join(" · "));
   document.querySelector("[data-alarm=store]").classList.toggle("alarm", !answers);
   byId("fact-uptime").textContent = duration(status.uptime_s);
   byId("fact-version").textContent =
     status.commit === null ? status.version : `${status.version} (${status.commit.slice(0, 8)})`;
   const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value));
   byId("config").replaceChildren(
-    ...Object.entries(status.config).map(([key, value]) => pair(key, shown(value))),
+    ...Object.entries(status.config).map(([key, value]) => pair(key, visible(shown(value)))),
   );
 }
 
@@ -123,23 +148,30 @@ async function showStatus() {
 function showHealth(stale) {
   const known = newest !== null && !stale;
   const { name, level } = known ? nodeState(newest.health) : { name: "Unknown", level: "unknown" };
-  const wrong = known ? ALARMS.filter((alarm) => newest.tags[alarm] > 0) : [];
   byId("health").dataset.level = level;
   byId("health-text").textContent = name;
-  byId("health-detail").textContent = known ? (newest.health_detail ?? "") : "";
-  const alarms = wrong.map((alarm) => `${newest.tags[alarm]} ${alarm}`);
+  showTitle(known ? newest : null);
+  show(byId("health-detail"), known ? (newest.health_detail ?? "") : "");
+}
+
+/// What a sample or a status says, or that nothing is known.
+function showTitle(figures) {
+  const alarms = ALARMS.filter((alarm) => figures?.tags[alarm] > 0).map((alarm) => `${figures.tags[alarm]} ${alarm}`);
+  const name = figures === null ? "Unknown" : nodeState(figures.health).name;
   document.title = [...alarms, `${name} · idalloc`].join(", ");
 }
 
 /// Whether the figures are of now, and if not, since when and why.
 function showConnection() {
+  if (connection.name === "paused") return;
   const age_ms = newest === null ? Infinity : performance.now() - newestAt;
-  const stale = connection.error !== undefined || (newest !== null && age_ms > STALE_MS);
+  const stale = connection.error !== undefined || (newest !== null && Math.min(age_ms, performance.now() - seenAt) > STALE_MS);
   const live = connection.name === "live" && !stale;
   const was = byId("live").dataset.state;
   const is = live ? "live" : stale ? "stale" : "connecting";
+  const waiting = connection.name === "locked" ? "Waiting for the token" : "Connecting";
   byId("live").dataset.state = is;
-  byId("live-text").textContent = { live: "Live", stale: "Stale", connecting: "Connecting" }[is];
+  byId("live-text").textContent = { live: "Live", stale: "Stale", connecting: waiting }[is];
   document.body.classList.toggle("is-stale", stale);
   byId("stale").hidden = !stale;
   showHealth(stale);
@@ -150,7 +182,7 @@ function showConnection() {
 
 function staleText(age_ms) {
   const last = newest === null ? "No figures yet." : `These figures are ${duration(age_ms / 1000)} old.`;
-  const why = connection.error?.message ?? "";
+  const why = visible(connection.error?.message ?? "");
   const left_s = Math.ceil((connection.retryAt - performance.now()) / 1000);
   const next = left_s > 0 ? `Trying again in ${left_s} s.` : "Trying again.";
   return [last, why, next].filter((part) => part !== "").join(" ");
@@ -159,18 +191,18 @@ function staleText(age_ms) {
 setInterval(showConnection, 500);
 
 /// Says something for a while, to the eye and to a screen reader.
-function announce(text) {
-  say("announce", text);
+function announce(...pieces) {
+  say("announce", pieces);
 }
 
 /// The same for what went wrong, which interrupts.
-function announceProblem(text) {
-  say("alert", text);
+function announceProblem(...pieces) {
+  say("alert", pieces);
 }
 
-function say(id, text) {
+function say(id, pieces) {
   const line = document.createElement("p");
-  line.textContent = text;
+  line.append(...pieces);
   byId(id).append(line);
   setTimeout(() => line.remove(), SAID_MS);
   if (byId(id).childElementCount > LINES_SAID_MAX) byId(id).firstElementChild.remove();
@@ -184,12 +216,12 @@ async function act(action, tag) {
     if (done !== null) finish(done);
   } catch (error) {
     if (error.status === 401) await authorize();
-    else announceProblem(`${tag.app_tag}: ${error.message}`);
+    else announceProblem(isolated(tag.app_tag), ": ", visible(error.message));
   }
 }
 
 function finish(done) {
-  announce(done);
+  announce(...done);
   table.load();
 }
 
@@ -207,3 +239,4 @@ byId("forget-token").addEventListener("click", () => {
   location.reload();
 });
 showTokenButton();
+if (document.hidden) hiding = setTimeout(letGo, HIDDEN_MS);

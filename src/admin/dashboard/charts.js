@@ -6,7 +6,15 @@ const WINDOW_S = 300;
 /// Where samples are further apart than this the line is broken.
 const GAP_S = 3;
 /// Steps of an axis for what is counted.
-const WHOLE = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
+const WHOLE = steps(0, 18);
+/// The same for milliseconds: a finer step would show as two equal labels.
+const LATENCY = steps(-2, 8);
+
+/// 1, 2 and 5 times each power of ten.
+function steps(from, to) {
+  const powers = Array.from({ length: to - from }, (_, index) => from + index);
+  return powers.flatMap((power) => [1, 2, 5].map((digit) => Number(`${digit}e${power}`)));
+}
 
 const minute = (time_s) => timeOfDay(time_s * 1000).slice(0, 5);
 
@@ -16,6 +24,7 @@ const CHARTS = {
   waiting: { format: amount, steps: WHOLE, lines: [{ key: "waiting" }] },
   latency: {
     format: latency,
+    steps: LATENCY,
     lines: [
       { key: "reservation_p50_ms", name: "p50" },
       { key: "reservation_p99_ms", name: "p99", dash: [4, 3], color: "--line-2" },
@@ -124,7 +133,8 @@ class Chart {
     });
     return {
       ...this.#size(),
-      padding: [8, 8, 0, 0],
+      // To the right there is half a label of time.
+      padding: [8, 18, 0, 0],
       legend: { show: false },
       cursor: { sync: { key: "node" }, y: false, drag: { x: false, y: false }, points: { size: 6 } },
       scales: {
@@ -132,7 +142,7 @@ class Chart {
         y: { range: (_u, _min, max) => [0, max > 0 ? max * 1.15 : 1] },
       },
       axes: [
-        { ...axis, size: 20, gap: 2, space: 64, incrs: [60, 120], values: (_u, times) => times.map(minute) },
+        { ...axis, size: 20, gap: 2, space: 64, incrs: [60, 120, 300], values: (_u, times) => times.map(minute) },
         {
           ...axis,
           size: 56,

@@ -1,6 +1,7 @@
 // Questions to the operator.
 
-import { ApiError, ask, tagPath, token } from "./api.js";
+import { ApiError, advancePath, ask, tagPath, token } from "./api.js";
+import { name as isolated, show, visible, write } from "./escape.js";
 import { ago, grouped } from "./format.js";
 import { stateName } from "./states.js";
 
@@ -35,7 +36,7 @@ function form(dialog, submit, values = {}) {
       done = true;
       dialog.close();
     } catch (error) {
-      problem.textContent = error.message;
+      show(problem, error.message);
       problem.hidden = false;
       const field = error.field && element.elements[error.field];
       if (field) {
@@ -72,7 +73,7 @@ export function askToken() {
   const submit = async (fields) => {
     token.set(fields.token);
     try {
-      await ask("GET", "/api/status");
+      await ask("GET", "api/status");
     } catch (error) {
       token.forget();
       if (error.status === 401) error.message = "The server does not take this token.";
@@ -83,18 +84,21 @@ export function askToken() {
   return tokenAsked;
 }
 
-/// Each of these resolves to what was done, in words, or null.
+/// What was done to a tag, as pieces of a sentence.
+const told = (name, done) => ["Tag ", isolated(name), ` is ${done}.`];
+
+/// Each of these resolves to what was done, as pieces of a sentence, or null.
 export async function addTag() {
   let added;
-  const submit = async (fields) => (added = await ask("POST", "/api/tags", { body: given(fields) }));
-  return (await form(byId("add-dialog"), submit)) ? `Tag ${added.app_tag} is added.` : null;
+  const submit = async (fields) => (added = await ask("POST", "api/tags", { body: given(fields) }));
+  return (await form(byId("add-dialog"), submit)) ? told(added.app_tag, "added") : null;
 }
 
 export async function editTag(name) {
   const tag = await ask("GET", tagPath(name));
   const dialog = byId("tag-dialog");
-  byId("tag-title").textContent = name;
-  byId("tag-fault").textContent = tag.fault ?? "";
+  show(byId("tag-title"), name);
+  show(byId("tag-fault"), tag.fault ?? "");
   byId("tag-fault").hidden = tag.fault === null;
   byId("tag-facts").replaceChildren(...facts(tag));
   byId("tag-advance").hidden = tag.state !== "fenced";
@@ -117,31 +121,32 @@ export async function editTag(name) {
     dialog.close();
   };
   const values = { step: String(tag.step), description: tag.description ?? "" };
-  if (await form(dialog, submit, values)) return changes.length > 0 ? `Tag ${name} is changed.` : null;
+  if (await form(dialog, submit, values)) return changes.length > 0 ? told(name, "changed") : null;
   return then === null ? null : then(name, tag.fault);
 }
 
 export async function advanceTag(name, fault) {
   const dialog = byId("advance-dialog");
-  dialog.querySelector(".tag-name").textContent = name;
-  byId("advance-fault").textContent = fault ?? "";
+  show(dialog.querySelector(".tag-name"), name);
+  show(byId("advance-fault"), fault ?? "");
   let advanced;
   const submit = async ({ to }) => {
-    advanced = await ask("POST", `${tagPath(name)}/advance`, { body: given({ to }) });
+    advanced = await ask("POST", advancePath(name), { body: given({ to }) });
     if (advanced.state === "fenced") throw new ApiError(200, `It is fenced still: ${advanced.fault}.`, "to");
   };
-  return (await form(dialog, submit)) ? `Tag ${name} is advanced.` : null;
+  return (await form(dialog, submit)) ? told(name, "advanced") : null;
 }
 
 async function deleteTag(name) {
   const dialog = byId("delete-dialog");
   const confirm = byId("delete-confirm");
   const button = dialog.querySelector("[type=submit]");
-  dialog.querySelector(".tag-name").textContent = name;
+  show(dialog.querySelector(".tag-name"), name);
   button.disabled = true;
-  confirm.oninput = () => (button.disabled = confirm.value !== name);
-  const submit = (fields) => ask("DELETE", `${tagPath(name)}?confirm=${encodeURIComponent(fields.confirm)}`);
-  return (await form(dialog, submit)) ? `Tag ${name} is deleted.` : null;
+  // As it is, or as it is shown: what is hidden in a name cannot be typed.
+  confirm.oninput = () => (button.disabled = ![name, visible(name)].includes(confirm.value));
+  const submit = () => ask("DELETE", tagPath(name, { confirm: name }));
+  return (await form(dialog, submit)) ? told(name, "deleted") : null;
 }
 
 function facts(tag) {
@@ -168,7 +173,7 @@ function facts(tag) {
 export function pair(name, text) {
   const line = document.createElement("div");
   line.append(document.createElement("dt"), document.createElement("dd"));
-  line.firstChild.textContent = name;
-  line.lastChild.textContent = text;
+  write(line.firstChild, name);
+  write(line.lastChild, text);
   return line;
 }

@@ -8,14 +8,18 @@ const SILENCE_MS = 5_000;
 const RETRY_MIN_MS = 500;
 const RETRY_MAX_MS = 10_000;
 
-/// Follows /api/events for ever.
+/// Follows api/events until it is paused.
 ///
-/// `onEvent(name, data)` gets each event. `onState(state)` gets {name: "connecting" | "live" | "waiting", error, retryAt}:
-/// why it is not live, if it was or should be, and when it tries again, in terms of performance.now(). `authorize()` is
-/// awaited after a 401.
+/// `onOpen()` is called whenever it is live again, before `onEvent(name, data)` gets each event. `onState(state)` gets
+/// {name: "connecting" | "live" | "waiting" | "locked" | "paused", error, retryAt}: why it is not live, if it was or should
+/// be, and when it tries again, in terms of performance.now(). It is locked after a 401, until `authorize()` is done.
 export class Stream {
   #handlers;
   #wake = () => {};
+  #abort = null;
+  /// While it is paused: what is awaited, and how that ends.
+  #resumed = null;
+  #resume = () => {};
 
   constructor(handlers) {
     this.#handlers = handlers;
@@ -25,6 +29,11 @@ export class Stream {
     const { onState, authorize } = this.#handlers;
     let error;
     for (let failures = 0; ; failures += 1) {
+      if (this.#resumed !== null) {
+        error = undefined;
+        onState({ name: "paused" });
+        await this.#resumed;
+      }
       onState({ name: "connecting", error });
       try {
         await this.#read(() => (failures = 0));
@@ -32,16 +41,33 @@ export class Stream {
       } catch (failure) {
         error = failure;
       }
+      if (this.#resumed !== null) continue;
       if (error.status === 401) {
-        onState({ name: "waiting", error });
+        // That it is asked for is no trouble, neither now nor when it is given.
+        error = undefined;
+        onState({ name: "locked" });
         await authorize();
         continue;
       }
-      // Half of the pause is left to chance, lest all pages come back at once.
+      // Half of the pause is left to chance, so that not all pages come back at once.
       const pause = Math.min(RETRY_MAX_MS, RETRY_MIN_MS * 2 ** failures) * (0.5 + Math.random() / 2);
       onState({ name: "waiting", error, retryAt: performance.now() + pause });
       await this.#pause(pause);
     }
+  }
+
+  /// Lets go of the connection until it is resumed.
+  pause() {
+    if (this.#resumed !== null) return;
+    this.#resumed = new Promise((resolve) => (this.#resume = resolve));
+    this.#abort?.abort(new Error("Nobody looks on."));
+    this.#wake();
+  }
+
+  resume() {
+    this.#resumed = null;
+    this.#resume();
+    this.#wake();
   }
 
   /// Ends the present pause, if there is one.
@@ -61,14 +87,17 @@ export class Stream {
 
   /// Returns when the stream ends.
   async #read(onAlive) {
-    const { onEvent, onState } = this.#handlers;
+    const { onOpen, onEvent, onState } = this.#handlers;
     const abort = new AbortController();
+    this.#abort = abort;
     let timer;
     const alive = () => {
       clearTimeout(timer);
       timer = setTimeout(() => abort.abort(new Error("The server has gone silent.")), SILENCE_MS);
     };
     const parser = createParser({
+      // The server's heart beats, though it has no sample.
+      onComment: alive,
       onEvent: ({ event, data }) => {
         alive();
         onAlive();
@@ -78,7 +107,8 @@ export class Stream {
     });
     alive();
     try {
-      const response = await open("/api/events", { signal: abort.signal });
+      const response = await open("api/events", { signal: abort.signal });
+      onOpen();
       for await (const text of chunks(response.body)) parser.feed(text);
     } catch (error) {
       throw abort.signal.aborted ? abort.signal.reason : error;

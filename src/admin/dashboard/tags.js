@@ -1,6 +1,7 @@
 // The table of tags: one page of it, asked of the server whenever something changes.
 
 import { ask } from "./api.js";
+import { name as isolated, show, visible, write } from "./escape.js";
 import { ago, amount, duration, grouped } from "./format.js";
 import { tagState } from "./states.js";
 
@@ -31,7 +32,7 @@ export class TagTable {
     const asking = new AbortController();
     this.#asking = asking;
     try {
-      const page = await ask("GET", `/api/tags?${new URLSearchParams(this.#view)}`, {
+      const page = await ask("GET", `api/tags?${new URLSearchParams(this.#view)}`, {
         signal: asking.signal,
       });
       if (asking !== this.#asking) return;
@@ -56,7 +57,7 @@ export class TagTable {
 
   #problem(message) {
     byId("list-problem").hidden = message === null;
-    byId("list-problem").textContent = message ?? "";
+    show(byId("list-problem"), message ?? "");
   }
 
   #show(change) {
@@ -131,10 +132,9 @@ export class TagTable {
     this.#total = total;
     this.#renderRows(tags);
     byId("empty").hidden = tags.length > 0;
-    byId("empty").textContent =
-      this.#view.search === ""
-        ? "There are no tags yet."
-        : `No tag has ${JSON.stringify(this.#view.search)} in its name.`;
+    const { search } = this.#view;
+    const none = search === "" ? ["There are no tags yet."] : ['No tag has "', isolated(search), '" in its name.'];
+    byId("empty").replaceChildren(...none);
     const range =
       total === 0
         ? "No tags"
@@ -196,24 +196,20 @@ class Row {
     this.element.dataset.level = level;
     parts.state.dataset.level = level;
     write(parts.stateText, name);
-    write(parts.name, tag.app_tag);
-    write(parts.fault, tag.fault ?? "");
+    show(parts.name, tag.app_tag);
+    show(parts.fault, tag.fault ?? "");
     write(parts.rate, amount(tag.rate_per_s));
     write(parts.left, grouped(tag.left));
     write(parts.supply, tag.supply_s === null ? "–" : duration(tag.supply_s));
     write(parts.reserved, reserved(tag, now_ms));
     write(parts.step, grouped(tag.step));
     parts.advance.hidden = tag.state !== "fenced";
-    parts.edit.ariaLabel = `Edit ${tag.app_tag}`;
-    parts.advance.ariaLabel = `Advance ${tag.app_tag}`;
+    parts.edit.ariaLabel = `Edit ${visible(tag.app_tag)}`;
+    parts.advance.ariaLabel = `Advance ${visible(tag.app_tag)}`;
   }
 }
 
 function reserved({ last_amount, last_reserved_at_ms }, now_ms) {
   if (last_reserved_at_ms === null) return "–";
   return `${grouped(last_amount)}, ${ago((now_ms - last_reserved_at_ms) / 1000)}`;
-}
-
-function write(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }
