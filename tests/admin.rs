@@ -326,6 +326,9 @@ fn a_host_or_an_origin_that_is_refused_is_named_with_what_to_do() {
     }
     // The browser knows that the page is of the address that it asks, and the operator that this is one of ours.
     assert_eq!(ask("/api/status", &format!("{proxied}Sec-Fetch-Site: same-origin\r\n")).status, 200);
+    // The files of the page say what is wrong, so they must come; what they hold is no secret.
+    assert_eq!(ask("/assets/app.js", proxied).status, 200);
+    assert_eq!(ask("/assets/app.js", "Host: other.example\r\n").status, 403);
     for headers in [
         "Host: 127.0.0.1:8881\r\nOrigin: https://evil.example\r\nSec-Fetch-Site: same-origin\r\n",
         "Host: 127.0.0.1:8881\r\nOrigin: https://ids.example\r\nSec-Fetch-Site: same-site\r\n",

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -141,8 +142,10 @@ pub async fn sample(admin: Arc<Admin>) {
                 admin.events.publish(sample.unwrap_or_default().into());
                 now
             }
-            // It has panicked, which is in the log.
-            Err(_) => Counts::now(&admin),
+            // It is this task that is watched over.
+            Err(ended) if ended.is_panic() => resume_unwind(ended.into_panic()),
+            // The runtime ends.
+            Err(_) => return,
         };
     }
 }

@@ -144,7 +144,11 @@ fn check_site(request: &Request, names: &[String]) -> Result<(), Problem> {
         return Err(Problem::wrong_host(host, request.uri().path() == "/"));
     }
     let browser_says = single(headers, SEC_FETCH_SITE)?;
-    if let Some(origin) = single(headers, ORIGIN)? {
+    // The page's own files hold nothing that others may not see. Browsers send an Origin for some of them, which a proxy that
+    // changes Host makes look like another's; without them the page could not even say so.
+    if let Some(origin) = single(headers, ORIGIN)?
+        && !request.uri().path().starts_with("/assets/")
+    {
         let from = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
         // A proxy may put another Host in place of ours. The page is ours all the same if the browser says that it is of
         // the address that it asked, and the operator that this address is one of the port's names.

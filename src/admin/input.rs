@@ -79,7 +79,7 @@ impl Body {
             Some(Value::String(text)) => {
                 Some(text).filter(|text| !text.starts_with('+')).and_then(|text| text.parse().ok())
             }
-            Some(value) => value.as_i64(),
+            Some(value) => value.as_i64().or_else(|| whole(value.as_f64()?)),
         };
         let message =
             || format!("{name} is not a whole number of 64 bits: allowed is a number, or one as a string");
@@ -95,6 +95,13 @@ impl Body {
     pub fn is_empty(&self) -> bool {
         self.0.values().all(Value::is_null)
     }
+}
+
+/// A whole number that is written with a point or an exponent, such as `5.0`, which JSON's schemas take for an integer. Not
+/// beyond 2^53, where it might be another than was written.
+fn whole(number: f64) -> Option<i64> {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    (number.fract() == 0.0 && number.abs() <= EXACT_MAX).then_some(number as i64)
 }
 
 /// The tag that a request is about: a part of its path, or its parameter app_tag. What names a part of a path that browsers
@@ -160,7 +167,8 @@ mod tests {
         }
         for bad in [
             "1.5",
-            "1e3",
+            "9007199254740994.0",
+            "1e16",
             "\"\"",
             "\" 1\"",
             "\"1x\"",
@@ -172,6 +180,9 @@ mod tests {
         ] {
             let problem = body(&format!("{{\"step\":{bad}}}")).unwrap().integer("step").unwrap_err();
             assert!(format!("{problem:?}").contains("Some(\"step\")"), "{bad}: {problem:?}");
+        }
+        for (text, number) in [("1e3", 1000), ("5.0", 5), ("-0.0", 0)] {
+            assert_eq!(body(&format!("{{\"step\":{text}}}")).unwrap().integer("step"), Ok(Some(number)));
         }
         assert_eq!(body("{\"step\":null}").unwrap().integer("step"), Ok(None));
         assert_eq!(body("").unwrap().integer("step"), Ok(None));
