@@ -615,7 +615,25 @@ fn the_document_allows_the_numbers_that_the_server_takes_and_no_other() {
         json!(1.5),
         json!(5.0),
     ];
-    for number in [1, 9, 10, 999, 1_000_000, max / 10, max / 2, max - 10, max - 9, max - 2, max - 1, max] {
+    for number in [
+        1,
+        9,
+        10,
+        999,
+        1_000_000,
+        999_999_999,
+        1_000_000_000,
+        1_000_000_001,
+        MAX_ID_MAX,
+        MAX_ID_MAX + 1,
+        max / 10,
+        max / 2,
+        max - 10,
+        max - 9,
+        max - 2,
+        max - 1,
+        max,
+    ] {
         numbers.extend([json!(number), json!(number.to_string())]);
     }
     numbers.extend([

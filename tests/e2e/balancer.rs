@@ -178,11 +178,45 @@ impl Drop for Balancer {
         if thread::panicking() {
             eprintln!("the log of {:?}:\n{}", self.kind, self.read("error.log"));
         }
-        // nginx's workers end with their master only if it is asked to end.
-        // SAFETY: plain system call; the child is ours and not yet reaped, so the pid is still its.
-        unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
+}
+
+/// nginx as it comes, with one server, before an operator's port. Dropping it ends it.
+pub struct Nginx {
+    child: Child,
+    pub port: u16,
+    _dir: TempDir,
+}
+
+impl Nginx {
+    /// With these locations.
+    pub fn start(locations: &str) -> Nginx {
+        let dir = tempfile::tempdir().expect("a directory");
+        let port = quiet_port();
+        let server = format!("server {{ listen 127.0.0.1:{port}; {locations} }}");
+        fs::write(dir.path().join("idalloc.conf"), server).expect("write the configuration");
+        let nginx = Nginx { child: spawn(Kind::Nginx, nginx_in(&dir)), port, _dir: dir };
+        let deadline = Instant::now() + PATIENCE;
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "nginx does not listen");
+            thread::sleep(POLL);
+        }
+        nginx
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// nginx's workers end with their master only if it is asked to end.
+fn end(child: &mut Child) {
+    // SAFETY: plain system call; the child is ours and not yet reaped, so the pid is still its.
+    unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
+    let _ = child.wait();
 }
 
 fn haproxy(dir: &TempDir, port: u16, nodes: &[u16], config: &str) -> Command {
@@ -199,6 +233,11 @@ fn haproxy(dir: &TempDir, port: u16, nodes: &[u16], config: &str) -> Command {
 fn nginx(dir: &TempDir, port: u16, nodes: &[u16], config: &str) -> Command {
     let config = with_addresses(config, port, nodes);
     fs::write(dir.path().join("idalloc.conf"), config).expect("write the configuration");
+    nginx_in(dir)
+}
+
+/// With the servers of the directory's idalloc.conf.
+fn nginx_in(dir: &TempDir) -> Command {
     // What a distribution's nginx.conf has around conf.d/.
     let whole = "
         daemon off;

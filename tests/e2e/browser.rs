@@ -10,6 +10,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use thirtyfour::{Key, TypingData};
 
+use crate::balancer::Nginx;
 use crate::chromium::{Browser, DESKTOP, Screen};
 use crate::support::mariadb::MariaDb;
 use crate::support::server::{Client, Server, Setup};
@@ -447,10 +448,18 @@ fn the_token_is_asked_for_kept_for_the_tab_and_forgotten() {
     browser.fill("#token", "some-other-token");
     browser.click("#token-dialog [type=submit]");
     browser.await_text("#token-dialog .problem", "does not take this token");
+    browser.await_text("#live-text", "Waiting for the token");
+    browser.eval("window.said = []");
+    browser.eval(
+        "new MutationObserver(() => said.push(document.querySelector('#announce').textContent))\
+         .observe(document.querySelector('#announce'), { childList: true })",
+    );
     browser.fill("#token", TOKEN);
     browser.click("#token-dialog [type=submit]");
     browser.await_text("#live-text", "Live");
     browser.await_that(&row("test_business"));
+    assert_eq!(browser.eval("said"), json!([]), "nothing is stale that was never there");
+    assert_eq!(browser.eval("document.querySelector('#stale').hidden"), true);
     assert_eq!(browser.eval("localStorage.length"), 0, "only the tab keeps it");
     browser.complaints();
     browser.reload();
@@ -460,6 +469,156 @@ fn the_token_is_asked_for_kept_for_the_tab_and_forgotten() {
     browser.click("#forget-token");
     browser.await_that("document.querySelector('#token-dialog').open");
     assert_eq!(browser.eval("sessionStorage.length"), 0);
+}
+
+/// Adds a tag by the page, which must be live, and has it serve.
+fn add_and_see(browser: &Browser, tag: &str) {
+    browser.await_text("#live-text", "Live");
+    browser.click("#add");
+    browser.fill("#add-tag", tag);
+    browser.click("#add-dialog [type=submit]");
+    browser.await_text("#announce", &format!("Tag {tag} is added."));
+    browser.await_that(&row(tag));
+}
+
+#[test]
+fn it_is_live_behind_nginx_as_it_comes_under_a_path() {
+    let site = Site::new();
+    let port = site.server.admin_port();
+    let nginx = Nginx::start(&format!(
+        "location /idalloc/ {{ proxy_pass http://127.0.0.1:{port}/; proxy_set_header Host $http_host; }}"
+    ));
+    let browser = Browser::open_at(&format!("http://127.0.0.1:{}/idalloc/", nginx.port));
+    add_and_see(&browser, "orders");
+    let _load = Load::on(&site.server, &["orders"]);
+    browser.await_that("parseFloat(document.querySelector('#now-ids').textContent) > 0");
+    browser.eval(&format!("{}.querySelector('.edit').click()", row("orders")));
+    browser.fill("#edit-step", "250");
+    browser.click("#tag-dialog [type=submit]");
+    browser.await_text("#announce", "Tag orders is changed.");
+    // Nothing beside the path is asked for.
+    browser.assert_quiet();
+}
+
+#[test]
+fn what_is_refused_behind_a_proxy_is_said_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = setup(directory.path()).key("AdminNames", vec!["ops.localhost"]).start();
+    server.await_status("/health", 200);
+    // Without `proxy_set_header Host`, nginx puts the address of the operator's port in its place.
+    let nginx =
+        Nginx::start(&format!("location / {{ proxy_pass http://127.0.0.1:{}; }}", server.admin_port()));
+    let browser = Browser::open(nginx.port);
+    browser.await_text("#live-text", "Live");
+    browser.click("#add");
+    browser.fill("#add-tag", "orders");
+    browser.click("#add-dialog [type=submit]");
+    browser.await_text("#add-dialog .problem", &format!("Origin is http://127.0.0.1:{}", nginx.port));
+    browser.await_text("#add-dialog .problem", "AdminNames");
+    // A name that is in AdminNames will do: the browser says that the page is of where it asks.
+    let named = Browser::open_at(&format!("http://ops.localhost:{}/", nginx.port));
+    add_and_see(&named, "orders");
+    named.assert_quiet();
+    // A name that is not.
+    let unnamed = Browser::open_at(&format!("http://other.localhost:{}/", server.admin_port()));
+    unnamed.await_text("body", &format!("Host is other.localhost:{}", server.admin_port()));
+    unnamed.await_text("body", "add it to AdminNames");
+}
+
+#[test]
+fn eight_tabs_are_all_served() {
+    let site = Site::new();
+    let browser = site.browser();
+    browser.await_text("#live-text", "Live");
+    // A browser has six connections for a host, for all its tabs together.
+    for _ in 1..8 {
+        browser.open_tab();
+    }
+    add_and_see(&browser, "orders");
+    browser.assert_quiet();
+}
+
+#[test]
+fn hidden_characters_are_shown_and_a_tag_with_them_is_deleted() {
+    const NAME: &str = "a\u{202e}b\u{200b}\u{9b}c";
+    const SHOWN: &str = r"a\u{202e}b\u{200b}\u{9b}c";
+    let site = Site::new();
+    let insert = "INSERT INTO segments (app_tag, max_id, step) VALUES (?1, 0, 0)";
+    site.rows().execute(insert, [NAME]).unwrap();
+    let browser = site.browser();
+    browser.await_that(&row(SHOWN));
+    let encoded: String = NAME.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    site.server.await_status(&format!("/alloc?app_tag={encoded}"), 503);
+    let hidden = r"/[\u202e\u200b\u009b]/.test(document.body.textContent + document.title)";
+    browser.await_that(&format!("{}.textContent.includes('Broken')", row(SHOWN)));
+    assert_eq!(browser.eval(hidden), false);
+    browser.eval(&format!("{}.querySelector('.open').click()", row(SHOWN)));
+    browser.await_text("#tag-title", SHOWN);
+    browser.click("#tag-delete");
+    browser.fill("#delete-confirm", SHOWN);
+    browser.click("#delete-dialog [type=submit]");
+    browser.await_text("#announce", &format!("Tag {SHOWN} is deleted."));
+    assert_eq!(browser.eval(hidden), false);
+    let left: i64 = site.rows().query_row("SELECT COUNT(*) FROM segments", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 1);
+    browser.assert_quiet();
+}
+
+#[test]
+fn tags_that_a_path_cannot_name_are_edited() {
+    let site = Site::new();
+    for tag in [".", "..", "a/b", "%2F"] {
+        let insert = "INSERT INTO segments (app_tag, max_id, step) VALUES (?1, 0, 10)";
+        site.rows().execute(insert, [tag]).unwrap();
+    }
+    let browser = site.browser();
+    browser.await_text("#range", "of 5");
+    for tag in [".", "..", "a/b", "%2F"] {
+        browser.eval(&format!("{}.querySelector('.edit').click()", row(tag)));
+        browser.await_that("document.querySelector('#tag-dialog').open");
+        browser.fill("#edit-step", "77");
+        browser.click("#tag-dialog [type=submit]");
+        browser.await_that("!document.querySelector('#tag-dialog').open");
+        browser.await_that(&format!("{}.querySelector('.step').textContent === '77'", row(tag)));
+    }
+    browser.assert_quiet();
+}
+
+/// Keeps the texts that were last drawn on each canvas, and where.
+const WATCH_LABELS: &str = "
+    const { clearRect, fillText } = CanvasRenderingContext2D.prototype;
+    window.labels = new Map();
+    CanvasRenderingContext2D.prototype.clearRect = function (...where) {
+        labels.set(this.canvas, []);
+        return clearRect.apply(this, where);
+    };
+    CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+        const { width } = this.measureText(text);
+        const left = this.textAlign === 'right' ? x - width : this.textAlign === 'center' ? x - width / 2 : x;
+        labels.get(this.canvas)?.push({ text, left, right: left + width, y, size: parseFloat(this.font.match(/[0-9.]+px/)) });
+        return fillText.call(this, text, x, y);
+    };";
+
+#[test]
+fn labels_of_charts_are_neither_cut_nor_one_upon_the_other() {
+    let site = Site::new();
+    let browser = site.browser();
+    browser.prepare(WATCH_LABELS);
+    let _load = Load::on(&site.server, &["test_business"]);
+    for (width, height) in [(1440, 900), (1024, 768), (390, 844), (320, 568)] {
+        browser.show_on(Screen { width, height, theme: "light" });
+        browser.reload();
+        browser.await_that("parseFloat(document.querySelector('#now-ids').textContent) > 0");
+        browser.await_that("[...labels.values()].filter((all) => all.length >= 4).length === 4");
+        let faults = "[...labels].flatMap(([canvas, all]) => all.filter((one, index) =>
+            one.left < 0 || one.right > canvas.width || one.y > canvas.height ||
+            all.slice(index + 1).some((other) => one.left < other.right && other.left < one.right &&
+                Math.abs(one.y - other.y) < one.size * 0.8)))";
+        assert_eq!(browser.eval(faults), json!([]), "{width} px");
+        let equal =
+            "[...labels.values()].some((all) => new Set(all.map(({ text }) => text)).size < all.length)";
+        assert_eq!(browser.eval(equal), false, "{width} px: two labels are equal");
+    }
 }
 
 #[test]

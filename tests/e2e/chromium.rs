@@ -44,13 +44,18 @@ pub const DESKTOP: Screen = Screen { width: 1440, height: 900, theme: "light" };
 impl Browser {
     /// Shows the page at `port`, on a desktop.
     pub fn open(port: u16) -> Browser {
+        Browser::open_at(&format!("http://127.0.0.1:{port}/"))
+    }
+
+    /// Shows the page at this address, on a desktop.
+    pub fn open_at(page: &str) -> Browser {
         let profile = tempfile::tempdir().expect("a directory");
         let (chromedriver, driver_port) = start_chromedriver(profile.path());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let url = format!("http://127.0.0.1:{driver_port}");
         let session = WebDriver::new(url, capabilities(profile.path()));
         let driver = runtime.block_on(session).unwrap_or_else(|error| panic!("{error}; {INSTALL_HINT}"));
-        let origin = format!("http://127.0.0.1:{port}/");
+        let origin = page.to_owned();
         let browser = Browser { runtime, driver: Some(driver), chromedriver, origin, _profile: profile };
         browser.show_on(DESKTOP);
         browser.reload();
@@ -68,6 +73,22 @@ impl Browser {
     /// Loads the page anew.
     pub fn reload(&self) {
         self.run("load the page", self.driver().goto(self.origin.as_str()));
+    }
+
+    /// Shows the page in one more tab, and goes there.
+    pub fn open_tab(&self) {
+        self.run("one more tab", async {
+            let tab = self.driver().new_tab().await?;
+            self.driver().switch_to_window(tab).await
+        });
+        self.reload();
+    }
+
+    /// Runs this script before those of every page that is loaded from now on.
+    pub fn prepare(&self, script: &str) {
+        let devtools = self.driver().cdp();
+        let parameters = json!({"source": script});
+        self.run("a script", devtools.send_raw("Page.addScriptToEvaluateOnNewDocument", parameters));
     }
 
     pub fn show_on(&self, screen: Screen) {

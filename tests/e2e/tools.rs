@@ -26,6 +26,13 @@ pub fn installed<T>(name: &str, run: std::io::Result<T>) -> T {
     run.unwrap_or_else(|error| panic!("cannot run {name} ({error}); {INSTALL_HINT}"))
 }
 
+/// Runs a program to its end, which must be a good one.
+pub fn runs(name: &str, command: &mut Command) {
+    let output = installed(name, command.output());
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{name}: {}\n{}", output.status, String::from_utf8_lossy(&said));
+}
+
 /// What a program says of its input, on both of its outputs; it must find nothing wrong.
 pub fn approves(name: &str, args: &[&str]) -> String {
     let output = installed(name, program(name).args(args).current_dir(project_file("")).output());
