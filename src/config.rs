@@ -79,6 +79,8 @@ const ON_REGRESSION: TextKey =
     TextKey { name: "OnRegression", default: Some("refuse"), allowed: "refuse or advance" };
 const FAILOVER_GUARD: TextKey = TextKey { name: "FailoverGuard", default: Some("on"), allowed: "on or off" };
 const FAILOVER_STEPS: IntegerKey = IntegerKey::new("FailoverSteps", 1000, 1, 1_000_000_000, "steps");
+const ALLOW_UNRELIABLE_FILE_SYSTEM: TextKey =
+    TextKey { name: "AllowUnreliableFileSystem", default: Some("no"), allowed: "no or yes" };
 const LOG_FORMAT: TextKey = TextKey { name: "LogFormat", default: Some("text"), allowed: "text or json" };
 const ACCESS_TOKENS: SecretKey = SecretKey {
     name: "AccessTokens",
@@ -119,6 +121,7 @@ pub const KEYS: &[Key] = &[
     Key::Text(ON_REGRESSION),
     Key::Text(FAILOVER_GUARD),
     Key::Integer(FAILOVER_STEPS),
+    Key::Text(ALLOW_UNRELIABLE_FILE_SYSTEM),
     Key::Text(LOG_FORMAT),
     Key::Secret(ACCESS_TOKENS),
     Key::Text(ADMIN_HOST),
@@ -477,7 +480,11 @@ impl Config {
     pub fn from_json(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let file = Entries::parse(text)?;
         let (database, name) = file.text(&TABLE, parse_table)?;
-        let dsn = file.dsn(env)?;
+        let mut dsn = file.dsn(env)?;
+        let any_file_system = file.text(&ALLOW_UNRELIABLE_FILE_SYSTEM, parse_yes_or_no)?;
+        if let Dsn::Sqlite(dsn) = &mut dsn {
+            dsn.any_file_system = any_file_system;
+        }
         let is_off = matches!(dsn, Dsn::Sqlite(_)) && !file.has(WATERMARK_PATH.name);
         let watermark_path = file.text(&WATERMARK_PATH, parse_optional_path)?.filter(|_| !is_off);
         Ok(Self {
@@ -528,6 +535,7 @@ impl Config {
             OnRegression::Refuse => "refuse",
             OnRegression::Advance => "advance",
         };
+        let any_file_system = matches!(&self.dsn, Dsn::Sqlite(dsn) if dsn.any_file_system);
         let log_format = match self.log_format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
@@ -560,6 +568,7 @@ impl Config {
             ON_REGRESSION.name: on_regression,
             FAILOVER_GUARD.name: if self.failover_guard { "on" } else { "off" },
             FAILOVER_STEPS.name: self.failover_steps,
+            ALLOW_UNRELIABLE_FILE_SYSTEM.name: if any_file_system { "yes" } else { "no" },
             LOG_FORMAT.name: log_format,
             ACCESS_TOKENS.name: hidden(self.access_tokens.is_some()),
             ADMIN_HOST.name: admin.map(|admin| admin.host),
@@ -596,6 +605,14 @@ fn parse_engine(text: &str) -> Option<HttpEngine> {
     match text {
         "tokio" => Some(HttpEngine::Tokio),
         "may_minihttp" => Some(HttpEngine::MayMinihttp),
+        _ => None,
+    }
+}
+
+fn parse_yes_or_no(text: &str) -> Option<bool> {
+    match text {
+        "yes" => Some(true),
+        "no" => Some(false),
         _ => None,
     }
 }
@@ -950,7 +967,7 @@ mod tests {
             "Workers": 4, "MaxConnections": 5, "AllocTimeout": 6, "MaxBatch": 7, "MaxLease": 8, "RefillThreads": 9,
             "PreloadTags": 0, "TagReloadSeconds": 11,
             "SegmentSeconds": 12, "MaxStepFactor": 13, "WatermarkPath": "w.db", "OnRegression": "advance", "FailoverGuard": "off",
-            "FailoverSteps": 16, "LogFormat": "json",
+            "FailoverSteps": 16, "AllowUnreliableFileSystem": "no", "LogFormat": "json",
             "AccessTokens": {"0123456789abcdef": "*", "a-token-for-two-tags": ["a", "\u00e9"]},
             "AdminHost": "0.0.0.0", "AdminPort": 14, "AdminToken": "the-operator's-token",
             "AdminNames": ["Ids.example.com", "idalloc-0.idalloc_nodes"], "MetricsTags": 15

@@ -62,7 +62,23 @@ pub enum Dsn {
     /// A MySQL or MariaDB server, or several that stand in for each other.
     MySql(MySqlDsn),
     /// An SQLite file.
-    Sqlite(PathBuf),
+    Sqlite(SqliteDsn),
+}
+
+/// Which SQLite file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqliteDsn {
+    /// Its path.
+    pub path: PathBuf,
+    /// Whether it may be on a file system whose locks and shared memory are not to be relied on.
+    pub any_file_system: bool,
+}
+
+impl<P: Into<PathBuf>> From<P> for SqliteDsn {
+    /// On a file system that can be relied on.
+    fn from(path: P) -> Self {
+        Self { path: path.into(), any_file_system: false }
+    }
 }
 
 /// How to reach a MySQL or MariaDB server.
@@ -222,7 +238,7 @@ impl FromStr for Dsn {
 
     fn from_str(text: &str) -> Result<Self, DsnError> {
         if let Some(path) = text.strip_prefix("sqlite:") {
-            return parse_sqlite_path(path).map(Self::Sqlite);
+            return parse_sqlite_path(path).map(|path| Self::Sqlite(path.into()));
         }
         let dsn = match text.strip_prefix("mysql://") {
             Some(rest) => parse_url_form(&Parts::split(rest)?)?,
@@ -242,7 +258,7 @@ impl fmt::Display for Dsn {
                 }
                 write!(f, "/{}", dsn.database)
             }
-            Self::Sqlite(path) => write!(f, "sqlite {}", path.display()),
+            Self::Sqlite(dsn) => write!(f, "sqlite {}", dsn.path.display()),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use crate::alloc::Health;
 use crate::alloc::monitor::Monitor;
+use crate::alloc::{Fault, Health};
 use crate::episode::Episode;
 use crate::http::handler::Service;
 
@@ -33,6 +33,7 @@ impl Readiness {
             Health::Serving => Self { name: "serving", reasons: Vec::new() },
             Health::Starting => Self::no("starting", "tags not loaded"),
             Health::Starving(reasons) => Self { name: "starving", reasons },
+            Health::StoreReplaced => Self::no("store_replaced", &Fault::StoreReplaced.to_string()),
             Health::StoreAway => {
                 Self::no("store_away", "the store does not answer, and no IDs are in memory")
             }

@@ -5,5 +5,7 @@ set -eu
 
 need_mariadb
 need openssl openssl
+need bindfs bindfs
+need umount mount
 [ "${1:-}" != valgrind ] || need valgrind valgrind
 install_missing "the tests"

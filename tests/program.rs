@@ -90,7 +90,9 @@ fn an_argument_that_is_not_understood_is_named() {
 #[test]
 fn without_a_configuration_the_store_is_a_file_in_the_working_directory() {
     let directory = tempfile::tempdir().unwrap();
-    for _ in ["made", "found"] {
+    for made in ["file", "nothing"] {
+        let ended = Run::new(directory.path(), &["init"]).finish();
+        assert_eq!(ended.code, Some(0), "made {made}: {ended:?}");
         let ended = Run::new(directory.path(), &["check"]).finish();
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
         assert_holds(&ended.stdout, &["configuration: good", "SQLite", "idalloc.db", "tags: 1"]);
@@ -185,10 +187,13 @@ fn the_environment_overrides_the_dsn_of_the_file() {
         let args = ["check", "--config", "config.json"];
         Run::new(directory.path(), &args).env("IDALLOC_DSN", dsn).finish()
     };
+    assert_eq!(
+        Run::new(directory.path(), &["init"]).env("IDALLOC_DSN", "sqlite:from-env.db").finish().code,
+        Some(0)
+    );
     let ended = check("sqlite:from-env.db");
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_holds(&ended.stdout, &["from-env.db"]);
-    assert!(directory.path().join("from-env.db").is_file());
 
     let faulty = check(&format!("root:{SECRET}@tcp(127.0.0.1:0)/db"));
     assert_holds(faulty.only_complaint(), &["IDALLOC_DSN: ", "bad port"]);
@@ -197,7 +202,7 @@ fn the_environment_overrides_the_dsn_of_the_file() {
     assert_holds(check("").only_complaint(), &["IDALLOC_DSN: "]);
 
     let embedded = Run::new(directory.path(), &["check"]).env("IDALLOC_DSN", "sqlite:other.db").finish();
-    assert_holds(&embedded.stdout, &["other.db"]);
+    assert_holds(embedded.complaint(), &["other.db", "idalloc init"]);
     assert!(!directory.path().join("idalloc.db").exists());
 }
 
@@ -249,6 +254,8 @@ fn check_warns_of_settings_that_lose_commits() {
 fn check_says_what_it_found_in_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("ids.db");
+    let dsn = format!("sqlite:{}", file.display());
+    assert_eq!(Run::new(directory.path(), &["init"]).env("IDALLOC_DSN", dsn).finish().code, Some(0));
     let ended = Setup::embedded(&file).check();
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
     assert_holds(

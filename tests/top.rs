@@ -21,6 +21,7 @@ struct Site {
 impl Site {
     fn new(tags: &[&str]) -> Site {
         let site = Site { dir: TempDir::new().expect("a directory") };
+        assert_eq!(Run::new(site.dir.path(), &["init"]).finish().code, Some(0));
         for tag in tags {
             let run = Run::new(site.dir.path(), &["tag", "add", tag, "--step", "1000"]).finish();
             assert_eq!(run.code, Some(0), "{run:?}");

@@ -111,10 +111,13 @@ impl Problem {
             StoreError::Invalid(invalid) => (StatusCode::BAD_REQUEST, Some(invalid.field)),
             // What its account lacks, and what is wrong with the table, is for the database's administrator to mend.
             StoreError::Denied(_) => (StatusCode::FORBIDDEN, None),
-            StoreError::Schema(_) | StoreError::Unreadable(_) => (StatusCode::CONFLICT, None),
+            StoreError::Schema(_) | StoreError::Unreadable(_) | StoreError::Unsafe(_) => {
+                (StatusCode::CONFLICT, None)
+            }
             StoreError::Unavailable(_)
             | StoreError::Unexpected(_)
             | StoreError::ReadOnly(_)
+            | StoreError::Replaced(_)
             | StoreError::Contended(_)
             | StoreError::GoneBack { .. }
             | StoreError::Overflow { .. } => (StatusCode::SERVICE_UNAVAILABLE, None),

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use compact_str::CompactString;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::ending::join_until;
 use super::failover::Failover;
@@ -139,6 +139,8 @@ pub enum Health {
     Starving(Vec<String>),
     /// Nothing is loaded, and the store does not answer.
     StoreAway,
+    /// The store's file was moved, removed or replaced: nothing more is handed out.
+    StoreReplaced,
 }
 
 /// All tags by name; never changed, only replaced.
@@ -217,6 +219,8 @@ pub(super) struct Shared {
     watched: Mutex<Vec<Arc<Tag>>>,
     /// Tags that are gone, since the start.
     gone: AtomicU64,
+    /// The store is not the one that granted what was handed out: for good.
+    store_replaced: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -240,6 +244,7 @@ impl Shared {
             nameless_logged: Mutex::default(),
             watched: Mutex::default(),
             gone: AtomicU64::new(0),
+            store_replaced: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
@@ -284,7 +289,24 @@ impl Shared {
         }
     }
 
+    /// Stops every tag, for good, if that is what the error means.
+    pub fn stop_if_replaced(&self, error: &StoreError) {
+        // Relaxed: the tags themselves tell who claims.
+        if !matches!(error, StoreError::Replaced(_)) || self.store_replaced.swap(true, Relaxed) {
+            return;
+        }
+        error!(cause = %error, "no more IDs are handed out");
+        // A tag that comes in meanwhile gets no IDs: nothing is reserved any more.
+        for tag in self.directory.load_full().tags() {
+            let discarded = tag.refuse(Fault::StoreReplaced).discarded;
+            self.skipped.note_all(tag.name(), &discarded, Reason::StoreGoneBack);
+        }
+    }
+
     pub fn health(&self) -> Health {
+        if self.store_replaced.load(Relaxed) {
+            return Health::StoreReplaced;
+        }
         let now = Instant::now();
         if !self.has_started() {
             return Health::Starting;
@@ -343,7 +365,7 @@ impl Allocator {
     /// again in the background; until then [`Handle::health`] says [`Health::Starting`].
     ///
     /// # Errors
-    /// [`StoreError::Schema`] and [`StoreError::Denied`], which somebody has to mend, and
+    /// [`StoreError::Schema`], [`StoreError::Unsafe`] and [`StoreError::Denied`], which somebody has to mend, and
     /// [`StoreError::Unavailable`] when the system has no threads left.
     pub fn start(
         config: AllocatorConfig,
@@ -353,7 +375,9 @@ impl Allocator {
         let shared = Arc::new(Shared::new(config, watermarks));
         let mut lister = Lister::new(shared.clone(), open());
         lister.begin();
-        if let Err(error @ (StoreError::Schema(_) | StoreError::Denied(_))) = lister.list() {
+        if let Err(error @ (StoreError::Schema(_) | StoreError::Unsafe(_) | StoreError::Denied(_))) =
+            lister.list()
+        {
             return Err(error);
         }
         // After a panic, who knows what the session was at: a thread that is started again has a new one.

@@ -33,6 +33,8 @@ const COST_OF_LARGE: Duration = Duration::from_millis(50);
 const LOOK_UP_PAUSE: Duration = Duration::from_millis(20);
 /// The most names that wait to be looked up; one more is told that the store cannot be asked now.
 const LOOK_UPS_WAITING_MAX: usize = 10_000;
+/// How often to look whether the files still are where they were: within a second, a listing that is under way included.
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
 
 /// The most rows at fault that one listing names in the log.
 const BROKEN_LOGGED_MAX: usize = 20;
@@ -112,6 +114,8 @@ impl LookUps {
 enum Turn {
     List,
     LookUp(Vec<Box<str>>),
+    /// Whether the files still are where they were.
+    Look,
     Stop,
 }
 
@@ -275,9 +279,8 @@ impl Listing {
         state.waiters.values().for_each(Waker::wake_by_ref);
     }
 
-    /// Waits until something is due: a listing after `period`, or on request, or a look-up.
-    fn wait(&self, period: Duration) -> Turn {
-        let until = Instant::now() + period;
+    /// Waits until something is due: a listing, at `until` or on request, a look-up, or at `look` a look at the files.
+    fn wait(&self, until: Instant, look: Instant) -> Turn {
         let mut state = lock(&self.state);
         while !state.stopped {
             let listing = match state.not_before {
@@ -292,7 +295,10 @@ impl Listing {
             if look_up.is_some_and(|due| due <= now) {
                 return Turn::LookUp(state.look_ups.take());
             }
-            let due = look_up.map_or(listing, |look_up| look_up.min(listing));
+            if look <= now {
+                return Turn::Look;
+            }
+            let due = look_up.map_or(listing, |look_up| look_up.min(listing)).min(look);
             let woken = self.requested.wait_timeout(state, due - now);
             state = woken.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
@@ -300,7 +306,7 @@ impl Listing {
     }
 }
 
-/// The thread that reads the table.
+/// The thread that reads the table, and looks after the files in between.
 pub(super) struct Lister {
     shared: Arc<Shared>,
     store: Box<dyn SegmentStore>,
@@ -330,6 +336,7 @@ impl Lister {
                 self.shared.store_state.answered(Task::List, self.store.host());
             }
             Err(error) => {
+                self.shared.stop_if_replaced(error);
                 self.failures = self.failures.saturating_add(1);
                 self.shared.store_state.failed(Task::List, error, self.failures);
             }
@@ -403,13 +410,33 @@ impl Lister {
                 0 => self.shared.config.tag_reload,
                 failures => backoff(failures),
             };
-            match self.shared.listing.wait(period) {
-                // The error is in the log, if it is news; the next turn comes soon.
-                Turn::List => drop(self.list()),
-                Turn::LookUp(names) => self.look_up(&names),
-                Turn::Stop => return self.store,
+            let until = Instant::now() + period;
+            loop {
+                match self.shared.listing.wait(until, Instant::now() + LOOK_PERIOD) {
+                    // The error is in the log, if it is news; the next turn comes soon.
+                    Turn::List => {
+                        drop(self.list());
+                        break;
+                    }
+                    Turn::LookUp(names) => {
+                        self.look_up(&names);
+                        // One that failed has the table read soon.
+                        if self.failures > 0 {
+                            break;
+                        }
+                    }
+                    Turn::Look => self.look_at_files(),
+                    Turn::Stop => return self.store,
+                }
             }
             self.shared.skipped.tell_untold(Instant::now());
+        }
+    }
+
+    /// Whether the files still are where they were.
+    fn look_at_files(&mut self) {
+        if let Err(error) = self.store.verify() {
+            self.shared.stop_if_replaced(&error);
         }
     }
 }

@@ -39,7 +39,7 @@ pub struct StoreStatus {
 }
 
 /// Every kind of reservation that failed, as [`ReservationFigures::failed`] counts them.
-pub const FAILURE_KINDS: [&str; 10] = [
+pub const FAILURE_KINDS: [&str; 11] = [
     "unavailable",
     "read_only",
     "contended",
@@ -48,6 +48,7 @@ pub const FAILURE_KINDS: [&str; 10] = [
     "overflow",
     "schema",
     "denied",
+    "replaced",
     "unexpected",
     "watermark",
 ];
@@ -62,7 +63,8 @@ fn kind(error: &StoreError) -> &'static str {
         StoreError::GoneBack { .. } => "gone_back",
         StoreError::Overflow { .. } => "overflow",
         StoreError::Schema(_) | StoreError::Unreadable(_) => "schema",
-        StoreError::Denied(_) => "denied",
+        StoreError::Denied(_) | StoreError::Unsafe(_) => "denied",
+        StoreError::Replaced(_) => "replaced",
         // A reservation writes no value that a column might not hold, and adds no row.
         StoreError::Unexpected(_) | StoreError::TagExists(_) | StoreError::Invalid(_) => "unexpected",
     }
@@ -237,6 +239,7 @@ mod tests {
             StoreError::Overflow { max_id: 1 },
             StoreError::Schema(text()),
             StoreError::Denied(text()),
+            StoreError::Replaced(text()),
             StoreError::Unexpected(text()),
         ];
         let counts = Reservations::default();

@@ -547,7 +547,10 @@ impl Refiller {
             StoreError::Unavailable(_)
             | StoreError::ReadOnly(_)
             | StoreError::Schema(_)
+            | StoreError::Unsafe(_)
+            | StoreError::Replaced(_)
             | StoreError::Denied(_) => {
+                self.shared.stop_if_replaced(&error);
                 self.failures = self.failures.saturating_add(1);
                 self.shared.store_state.failed(Task::Reserve, &error, self.failures);
                 self.shared.enqueue(tag, tag.requeue(true));

@@ -54,6 +54,12 @@ pub enum Fault {
     /// 2^63 is reached.
     #[error("all its IDs below 2^63 are handed out")]
     Exhausted,
+    /// The file that granted its IDs is not where it was: another one there may grant them again.
+    #[error(
+        "the database file of this server was moved, removed or replaced while it ran; \
+             put it back in its place, and restart the server"
+    )]
+    StoreReplaced,
 }
 
 impl Fault {
@@ -706,6 +712,10 @@ impl Tag {
             // Whoever closed the tag has counted what was handed out of it.
             return Some(Discarded(granted));
         }
+        if state.fault == Some(Fault::StoreReplaced) {
+            // Found out while this was reserved.
+            return Some(Discarded(granted));
+        }
         state.failures = 0;
         state.granted = Some(Granted { end: granted.end, at: Instant::now() });
         state.max_id_seen = state.max_id_seen.max(granted.end);
@@ -722,12 +732,12 @@ impl Tag {
         }
     }
 
-    /// The refill failed for a reason that callers need not wait out: all of them are told. After a regression nothing
-    /// that is in memory is handed out either.
+    /// The refill failed for a reason that callers need not wait out: all of them are told. When the store may grant again
+    /// what it granted, nothing that is in memory is handed out either.
     pub fn refuse(&self, fault: Fault) -> Refused {
         let mut state = self.lock();
         let discarded = match fault {
-            Fault::Regression { .. } => self.withdraw_all(&mut state),
+            Fault::Regression { .. } | Fault::StoreReplaced => self.withdraw_all(&mut state),
             _ => Vec::new(),
         };
         state.failures = state.failures.saturating_add(1);
@@ -785,7 +795,7 @@ impl Tag {
             Some(Fault::NegativeMaxId) => max_id >= 0,
             Some(Fault::Regression { granted }) => max_id >= granted,
             Some(Fault::Exhausted) => max_id < i64::MAX,
-            None => false,
+            Some(Fault::StoreReplaced) | None => false,
         };
         if mended {
             state.fault = None;
@@ -815,7 +825,8 @@ impl Tag {
         state.wake_all();
         let mut skipped = joined(rests);
         // After a regression the row is not to be trusted, and neither is what is known of it lowered.
-        let is_trusted = !state.is_fenced() && !state.gone_back;
+        let is_replaced = state.fault == Some(Fault::StoreReplaced);
+        let is_trusted = !state.is_fenced() && !state.gone_back && !is_replaced;
         let newest = skipped.pop_if(|newest| is_trusted && Some(newest.end) == newest_end);
         let start = |ids: IdRange| if ids.start == 1 && state.began_at_zero { 0 } else { ids.start };
         let leased_end = state.leased.as_ref().map(|leased| leased.end);
@@ -941,7 +952,9 @@ impl State {
     fn condition(&self, left: u64, grace: Duration, now: Instant) -> TagState {
         match &self.fault {
             Some(Fault::Regression { .. }) => TagState::Fenced,
-            Some(Fault::Step(_) | Fault::Unreadable(_) | Fault::NegativeMaxId) => TagState::Broken,
+            Some(Fault::Step(_) | Fault::Unreadable(_) | Fault::NegativeMaxId | Fault::StoreReplaced) => {
+                TagState::Broken
+            }
             Some(Fault::Exhausted) => TagState::Exhausted,
             None if self.hunger(left, grace, now) == Hunger::Starving => TagState::Starving,
             None if self.tail.is_none() => TagState::Idle,
@@ -1082,9 +1095,14 @@ impl State {
         !std::mem::replace(&mut self.on_watch, true)
     }
 
-    /// A fence is not hidden by what else is wrong with the row: it is over when `max_id` is mended, and not before.
+    /// A fence is not hidden by what else is wrong with the row: it is over when `max_id` is mended, and not before. Where
+    /// the file is another one, no row matters.
     fn fail_all(&mut self, fault: Fault) -> bool {
-        let hidden = self.is_fenced() && !matches!(fault, Fault::Regression { .. });
+        let hidden = match fault {
+            Fault::StoreReplaced => false,
+            Fault::Regression { .. } => self.fault == Some(Fault::StoreReplaced),
+            _ => self.is_fenced() || self.fault == Some(Fault::StoreReplaced),
+        };
         let news = !hidden && self.fault.as_ref() != Some(&fault);
         if news {
             self.fault = Some(fault);

@@ -22,7 +22,7 @@ pub(super) fn init(file: Option<&Path>) -> Result<(), RunError> {
             let own = config.table.database.as_ref().map(|database| database.as_str());
             (format!("database {}", own.unwrap_or(&dsn.database)), "")
         }
-        Dsn::Sqlite(path) => (format!("file {}", path.display()), ", with the tag test_business"),
+        Dsn::Sqlite(dsn) => (format!("file {}", dsn.path.display()), ", with the tag test_business"),
     };
     let table = format!("table {}", config.table.name.as_str());
     output::print(&report(created, &database, &table, first_row))?;

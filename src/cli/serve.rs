@@ -187,6 +187,9 @@ async fn start_unless_stopped(
 
 fn start_allocator(config: &Config, watermarks: Watermarks) -> Result<Allocator, StoreError> {
     let open_any = store::factory(&config.dsn, &config.table);
+    if open_any().create_missing_file().or_else(unless_temporary)? {
+        info!(dsn = %config.dsn, "the file is new: its IDs begin at 1");
+    }
     let open: StoreFactory = Arc::new(move || open_any());
     let settings = AllocatorConfig {
         refill_threads: config.refill_threads,
@@ -198,6 +201,14 @@ fn start_allocator(config: &Config, watermarks: Watermarks) -> Result<Allocator,
         trim: memory::trim,
     };
     Allocator::start(settings, watermarks, &open)
+}
+
+/// What may pass by itself is tried again by the allocator.
+fn unless_temporary(error: StoreError) -> Result<bool, StoreError> {
+    match error {
+        StoreError::Unavailable(_) => Ok(false),
+        error => Err(error),
+    }
 }
 
 /// The address to open in a browser on this machine, where there is one.

@@ -13,7 +13,7 @@ use super::counters::{Counters, Route, Tally, Wait};
 use super::request::{BadParameters, Method, Reject, Request, parameter};
 use super::response::{Answer, ApiError, Delivery};
 use crate::alloc::tag::TagHandle;
-use crate::alloc::{AllocError, Granted, Handle, Health, Outcome, Pending, Want};
+use crate::alloc::{AllocError, Fault, Granted, Handle, Health, Outcome, Pending, Want};
 use crate::store::tag::TAG_BYTES_MAX;
 
 const ALLOWED_METHODS: &str = "Allow: GET, HEAD, POST, OPTIONS";
@@ -256,6 +256,7 @@ impl Handler {
                 Err(unavailable("an app_tag has no IDs left"))
             }
             Health::Starving(complaints) => Err(unavailable(complaints.join("; "))),
+            Health::StoreReplaced => Err(unavailable(Fault::StoreReplaced.to_string())),
             Health::StoreAway => Err(unavailable("no IDs are in memory, and the store does not answer")),
         }
     }

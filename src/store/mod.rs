@@ -139,6 +139,15 @@ pub trait SegmentStore: Send {
     /// wait, or after the shortest that the store knows. Does nothing unless a store overrides it.
     fn fail_fast_on_locks(&mut self) {}
 
+    /// Looks whether what the session has open still is what others open under the same name. Asks the operating system
+    /// and not the store, so it costs next to nothing. Does nothing unless a store overrides it.
+    ///
+    /// # Errors
+    /// [`StoreError::Replaced`].
+    fn verify(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Looks whether the table can be served: it is there, its columns are wide enough, and the settings
     /// that make a commit durable are on.
     ///
@@ -238,6 +247,15 @@ pub trait TagStore: SegmentStore {
     /// [`StoreError::UnknownTag`].
     fn delete(&mut self, tag: &str) -> Result<(), StoreError>;
 
+    /// Makes a database that is a file, with its table, if there is no such file; says whether it did. What a server does at
+    /// its start, and only then: a file that goes missing later must not begin anew.
+    ///
+    /// # Errors
+    /// Those of every call.
+    fn create_missing_file(&mut self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     /// Makes the database and the table where they are not there; what is there stays as it is.
     ///
     /// # Errors
@@ -255,7 +273,7 @@ pub struct Created {
 }
 
 /// Opens sessions with `table` in the store that `dsn` names, which connect at their first calls. Where the DSN names
-/// several hosts, all of them stay together on one.
+/// several hosts, all of them stay together on one; where it names a file, on the one that the first has opened.
 #[must_use]
 pub fn factory(dsn: &Dsn, table: &TableSpec) -> Box<dyn Fn() -> Box<dyn TagStore> + Send + Sync> {
     match dsn {
@@ -263,9 +281,9 @@ pub fn factory(dsn: &Dsn, table: &TableSpec) -> Box<dyn Fn() -> Box<dyn TagStore
             let first = mysql::MySqlStore::new(dsn, table);
             Box::new(move || Box::new(first.sibling()))
         }
-        Dsn::Sqlite(path) => {
-            let (path, table) = (path.clone(), table.clone());
-            Box::new(move || Box::new(sqlite::SqliteStore::new(&path, &table)))
+        Dsn::Sqlite(dsn) => {
+            let open = sqlite::SqliteStore::factory(dsn, table);
+            Box::new(move || Box::new(open()))
         }
     }
 }
@@ -295,8 +313,8 @@ pub fn canonical_name(dsn: &Dsn, table: &TableSpec) -> String {
             format!("{database}/{}", table.name.quoted())
         }
         // SQLite's names are the same in either case.
-        Dsn::Sqlite(path) => {
-            format!("{}/{}", canonical_path(path).display(), table.name.quoted().to_ascii_lowercase())
+        Dsn::Sqlite(dsn) => {
+            format!("{}/{}", canonical_path(&dsn.path).display(), table.name.quoted().to_ascii_lowercase())
         }
     }
 }
@@ -383,6 +401,13 @@ pub enum StoreError {
     /// The table or a column is not as it must be; says which statement mends it.
     #[error("{0}")]
     Schema(String),
+    /// The database file may be used by others who do not share its locks: it is not opened.
+    #[error("{0}")]
+    Unsafe(String),
+    /// The path does not lead to the database file that is open: what was granted from it may be granted again by whoever
+    /// uses the other one.
+    #[error("{0}")]
+    Replaced(String),
     /// The store refuses these credentials, or this database.
     #[error("store refuses access: {0}")]
     Denied(String),
@@ -405,6 +430,8 @@ impl StoreError {
             Self::Unavailable(_)
             | Self::ReadOnly(_)
             | Self::Schema(_)
+            | Self::Unsafe(_)
+            | Self::Replaced(_)
             | Self::Denied(_)
             | Self::Unexpected(_) => false,
         }

@@ -3,96 +3,163 @@
 //! A reservation is one `UPDATE`, its own transaction, on disk before it returns (WAL with `synchronous = FULL`).
 //! Several processes may share the file: SQLite's write lock puts their reservations in order.
 
+mod file;
+mod holder;
 mod tags;
 
-use std::fs::OpenOptions;
+use std::ffi::c_int;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, ffi,
+};
+use rustix::fs::{Access, AtFlags, CWD};
 
+use self::file::{DatabaseFile, FileId, companions};
 use super::rows::{askable_name, no_text, null_tag};
 use super::{
     Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow, UnreadableRow, allowed_max_ids,
     why_not_reserved,
 };
 use crate::config::TableSpec;
+use crate::dsn::SqliteDsn;
 
-/// How long to wait for another process to finish its write.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for another process to finish its write: many times what a commit takes, and less than the end of this
+/// process may take. One that is stopped in the middle of a commit is waited for so long at each try.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a session keeps of the file: a reservation reads the way to one row, which is three or four pages of 4 KiB.
 const CACHE_KIB: i64 = 256;
 
 /// How long to leave it to another process that is opening the same new file.
 const WAL_RETRY: Duration = Duration::from_millis(5);
 
+/// The most tables that are named where the right one is missing.
+const TABLES_NAMED_MAX: u32 = 10;
+
 /// The present time in UTC, to the millisecond, as text that sorts by time.
 const NOW: &str = "strftime('%Y-%m-%d %H:%M:%f', 'now')";
 
 /// One session with an SQLite file.
 pub struct SqliteStore {
-    path: PathBuf,
+    /// Shared with the other sessions.
+    file: Arc<DatabaseFile>,
     table: Table,
     session: Option<Session>,
 }
 
 impl SqliteStore {
-    /// Prepares a session with `table` in the file at `path`; the table's database is of no meaning here.
-    ///
-    /// The first call opens the file. A file or table that is not there is made then, with a first row:
-    /// `test_business`, `max_id` 0, `step` 100000.
-    #[must_use]
-    pub fn new(path: &Path, table: &TableSpec) -> SqliteStore {
-        SqliteStore { path: path.to_path_buf(), table: Table::new(table), session: None }
+    /// Prepares sessions with `table` in the file of `dsn`; the table's database is of no meaning here. The first call
+    /// opens the file, which must be there, with the table in it. All sessions use that file, whatever is at its path later.
+    pub fn factory(dsn: &SqliteDsn, table: &TableSpec) -> impl Fn() -> SqliteStore + Send + Sync + use<> {
+        let (file, table) = (Arc::new(DatabaseFile::new(dsn)), table.clone());
+        move || SqliteStore { file: file.clone(), table: Table::new(&table), session: None }
     }
 
-    /// Runs `ask` on the open file, which is opened anew after an error that leaves its state in doubt.
+    /// Runs `ask` on the open file, which is opened anew after an error that leaves its state in doubt. What `ask` did
+    /// counts only if the file was at its path before and after: so nobody else had opened another one there.
     fn call<T>(&mut self, ask: impl FnOnce(&Session, &Table) -> Result<T, Failure>) -> Result<T, StoreError> {
-        let judge = |failure: Failure| failure.judge(&self.path, &self.table);
         let session = match self.session.take() {
             Some(session) => session,
-            None => self.open().map_err(judge)?,
+            None => self.open()?,
         };
-        let result = ask(&session, &self.table).map_err(judge);
+        self.insist_on_files(&session)?;
+        let result = ask(&session, &self.table).map_err(|failure| self.judge(failure));
+        let result = result.and_then(|answer| self.insist_on_files(&session).map(|()| answer));
         if result.as_ref().err().is_none_or(StoreError::is_answer) {
             self.session = Some(session);
         }
         result
     }
 
-    fn open(&self) -> Result<Session, Failure> {
-        // Without the default's URI flag: a path that begins with `file:` is a path.
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut db = Connection::open_with_flags(&self.path, flags)?;
-        db.busy_timeout(BUSY_TIMEOUT)?;
-        db.pragma_update(None, "synchronous", "FULL")?;
-        // On macOS only this reaches the disk; elsewhere it changes nothing.
-        db.pragma_update(None, "fullfsync", "ON")?;
+    fn judge(&self, failure: Failure) -> StoreError {
+        match failure {
+            Failure::Told(error) => store_error(self.file.path(), &error),
+            Failure::Judged(error) => error,
+        }
+    }
+
+    fn open(&self) -> Result<Session, StoreError> {
+        let db = self.connect()?;
+        self.set_up(db).map_err(|failure| self.judge(failure))
+    }
+
+    /// The file, opened as it is: not even its journal is there yet.
+    fn connect(&self) -> Result<Connection, StoreError> {
+        self.file.verify()?;
+        self.file.insist_on_fitness()?;
+        let path = self.file.path();
+        let db = open_existing(path).map_err(|error| self.judge(error.into()))?;
+        let found = FileId::of(path).map_err(|error| self.file.not_opened(&error))?;
+        if has_moved(&db) {
+            let text = format!("{}: another file was put there while it was opened", path.display());
+            return Err(StoreError::Contended(text));
+        }
+        self.file.opened(found)?;
+        Ok(db)
+    }
+
+    fn set_up(&self, db: Connection) -> Result<Session, Failure> {
+        let place = self.file.path().display().to_string();
+        // First of all: what has no such table is left as it is, a file of no bytes too.
+        self.table.insist_on_table(&db, &place)?;
         db.pragma_update(None, "cache_size", -CACHE_KIB)?;
         enter_wal_mode(&db)?;
-        let has_new_table = self.table.create_if_missing(&mut db)?;
         let columns = self.table.columns(&db)?;
         let has_update_time = columns.iter().any(|(column, _)| column.eq_ignore_ascii_case("update_time"));
-        Ok(Session { db, has_update_time, has_new_table })
+        // Where there is no shared memory, SQLite does without a journal of this kind.
+        let identify = |path: PathBuf| FileId::of(&path).ok().map(|id| (path, id));
+        let companions = companions(self.file.path()).into_iter().filter_map(identify).collect();
+        Ok(Session { db, has_update_time, companions })
     }
+
+    /// Looks whether the file, and what is used with it, still is where it was.
+    fn insist_on_files(&self, session: &Session) -> Result<(), StoreError> {
+        self.file.verify()?;
+        session.companions.iter().try_for_each(|(path, known)| self.file.insist_on(path, *known))
+    }
+}
+
+/// Opens a file that is there. Without the default's URI flag: a path that begins with `file:` is a path.
+fn open_existing(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    // On macOS only this reaches the disk; elsewhere it changes nothing.
+    db.pragma_update(None, "fullfsync", "ON")?;
+    Ok(db)
+}
+
+/// Whether the path leads to another file than the one that is open, as SQLite itself sees it.
+fn has_moved(db: &Connection) -> bool {
+    let mut moved: c_int = 0;
+    // SAFETY: the handle is open for as long as `db` is borrowed; this file control writes one int to where it is told.
+    let code = unsafe {
+        let argument = (&raw mut moved).cast();
+        ffi::sqlite3_file_control(db.handle(), c"main".as_ptr(), ffi::SQLITE_FCNTL_HAS_MOVED, argument)
+    };
+    code != ffi::SQLITE_OK || moved != 0
 }
 
 impl SegmentStore for SqliteStore {
     fn check(&mut self) -> Result<StoreReport, StoreError> {
-        let place = self.path.display().to_string();
+        let file = self.file.clone();
+        let place = file.path().display().to_string();
         self.call(|Session { db, .. }, table| {
             table.insist_on_columns(db, &place)?;
+            let (good, risk) = file.describe();
             let journal: String = db.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
             let synchronous: i64 = db.pragma_query_value(None, "synchronous", |row| row.get(0))?;
             Ok(StoreReport {
                 store: format!("SQLite {} at {place}", rusqlite::version()),
                 facts: vec![
+                    good,
                     format!("{} has the columns {}, max_id and step", table.name, table.tag),
                     format!("journal_mode is {journal}"),
                     format!(
@@ -100,9 +167,13 @@ impl SegmentStore for SqliteStore {
                         if synchronous == 2 { "FULL".into() } else { synchronous.to_string() }
                     ),
                 ],
-                warnings: Vec::new(),
+                warnings: risk.into_iter().collect(),
             })
         })
+    }
+
+    fn verify(&mut self) -> Result<(), StoreError> {
+        self.session.as_ref().map_or_else(|| self.file.verify(), |session| self.insist_on_files(session))
     }
 
     fn list_tags(&mut self, limit: usize) -> Result<Rows<TagRow>, StoreError> {
@@ -239,8 +310,8 @@ fn number(value: ValueRef, column: &str) -> Result<i64, String> {
 struct Session {
     db: Connection,
     has_update_time: bool,
-    /// The table was made when the file was opened.
-    has_new_table: bool,
+    /// Its journal and its shared memory.
+    companions: Vec<(PathBuf, FileId)>,
 }
 
 impl Session {
@@ -284,6 +355,33 @@ impl Table {
         }
         transaction.commit()?;
         Ok(is_missing)
+    }
+
+    /// A new file, with the table and the first row.
+    fn create_file(&self, path: &Path) -> rusqlite::Result<()> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut db = Connection::open_with_flags(path, flags)?;
+        self.create_if_missing(&mut db)?;
+        db.close().map_err(|(_, error)| error)
+    }
+
+    /// A table that was renamed, or is expected in another file, is not made anew: its IDs would begin again.
+    fn insist_on_table(&self, db: &Connection, place: &str) -> Result<(), Failure> {
+        if self.kind(db)?.is_some() {
+            return Ok(());
+        }
+        let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' LIMIT ?1";
+        let mut statement = db.prepare(sql)?;
+        let names = statement.query_map([TABLES_NAMED_MAX], |row| row.get(0))?;
+        let names = names.collect::<Result<Vec<String>, _>>()?;
+        let others =
+            if names.is_empty() { "nor any other".into() } else { format!("only {}", names.join(", ")) };
+        Err(StoreError::Schema(format!(
+            "{place}: the file has no table {}, {others}: set table to the name of the one that holds the tags, or make \
+             a new one by `idalloc init`; its IDs begin at 1",
+            self.name
+        ))
+        .into())
     }
 
     fn insist_on_columns(&self, db: &Connection, place: &str) -> Result<(), Failure> {
@@ -371,15 +469,6 @@ enum Failure {
     Judged(StoreError),
 }
 
-impl Failure {
-    fn judge(self, path: &Path, table: &Table) -> StoreError {
-        match self {
-            Failure::Told(error) => store_error(path, table, &error),
-            Failure::Judged(error) => error,
-        }
-    }
-}
-
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Failure {
         Failure::Told(error)
@@ -393,7 +482,7 @@ impl From<StoreError> for Failure {
 }
 
 /// What SQLite's error means to the caller.
-fn store_error(path: &Path, table: &Table, error: &rusqlite::Error) -> StoreError {
+fn store_error(path: &Path, error: &rusqlite::Error) -> StoreError {
     let (code, message) = match error {
         rusqlite::Error::SqliteFailure(code, None) => (Some(code.code), code.to_string()),
         rusqlite::Error::SqliteFailure(code, Some(message)) => (Some(code.code), message.clone()),
@@ -404,7 +493,10 @@ fn store_error(path: &Path, table: &Table, error: &rusqlite::Error) -> StoreErro
     match code {
         // The locking protocol fails when many processes open the file at once.
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed) => {
-            StoreError::Contended(text)
+            StoreError::Contended(match holder::lock_holder(path) {
+                Some(holder) => format!("{text}: {holder}"),
+                None => text,
+            })
         }
         Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::NotADatabase) => {
             StoreError::Denied(text)
@@ -413,19 +505,20 @@ fn store_error(path: &Path, table: &Table, error: &rusqlite::Error) -> StoreErro
         Some(ErrorCode::SystemIoFailure | ErrorCode::DiskFull | ErrorCode::OutOfMemory) => {
             StoreError::Unavailable(text)
         }
-        Some(ErrorCode::Unknown) if message.starts_with("no such table") => {
-            StoreError::Schema(format!("{text}; run: {}", table.create_statement()))
-        }
-        Some(ErrorCode::Unknown) if message.starts_with("no such column") => {
+        Some(ErrorCode::Unknown)
+            if message.starts_with("no such table") || message.starts_with("no such column") =>
+        {
             StoreError::Schema(format!("{text}; see `idalloc check`"))
         }
         _ => StoreError::Unexpected(text),
     }
 }
 
-/// SQLite does not say why it cannot open a file; the system does.
+/// SQLite does not say why it cannot open a file; the system does. It is not opened here: to close it again would end the
+/// locks of this process's other sessions.
 fn cannot_open(path: &Path, text: String) -> StoreError {
-    match OpenOptions::new().read(true).write(true).open(path) {
+    let may_write = rustix::fs::accessat(CWD, path, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS);
+    match may_write.map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             StoreError::Denied(format!("{text} ({error})"))
         }
@@ -439,13 +532,10 @@ mod tests {
     use rusqlite::ffi;
 
     use super::*;
-    use crate::config::Identifier;
 
     fn judged(code: i32, message: &str) -> StoreError {
-        let name = |text| Identifier::new(text).expect("an identifier");
-        let spec = TableSpec { database: None, name: name("segments"), tag_column: name("app_tag") };
         let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(message.into()));
-        store_error(Path::new("ids.db"), &Table::new(&spec), &error)
+        store_error(Path::new("ids.db"), &error)
     }
 
     #[test]

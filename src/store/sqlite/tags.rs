@@ -14,7 +14,7 @@ impl SqliteStore {
         &mut self,
         ask: impl FnOnce(&Connection, &Table) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
-        let place = self.path.display().to_string();
+        let place = self.file.path().display().to_string();
         self.call(|Session { db, .. }, table| {
             table.insist_on_columns(db, &place)?;
             ask(db, table)
@@ -85,10 +85,22 @@ impl TagStore for SqliteStore {
         })
     }
 
+    fn create_missing_file(&mut self) -> Result<bool, StoreError> {
+        if !self.file.is_missing() {
+            return Ok(false);
+        }
+        self.file.insist_on_no_leftovers()?;
+        self.file.create(|path| self.table.create_file(path).map_err(|error| self.judge(error.into())))
+    }
+
     fn create_table(&mut self) -> Result<Created, StoreError> {
         self.session = None;
-        let had_file = self.path.exists();
-        self.call(|session, _| Ok(Created { database: !had_file, table: session.has_new_table }))
+        if self.create_missing_file()? {
+            return Ok(Created { database: true, table: true });
+        }
+        let mut db = self.connect()?;
+        let table = self.table.create_if_missing(&mut db).map_err(|error| self.judge(error.into()))?;
+        Ok(Created { database: false, table })
     }
 }
 
