@@ -1673,6 +1673,22 @@ mod mysql_faults {
         assert_eq!(server.rest_of_log().iter().filter(|line| told(line)).count(), 1);
     }
 
+    /// Nobody may see a host's replication without a privilege, of which README tells.
+    #[test]
+    fn the_check_says_which_privilege_shows_that_a_host_is_a_replica() {
+        let server = MariaDb::start();
+        server.exec("GRANT SELECT, UPDATE ON id_alloc_db.* TO store@127.0.0.1 IDENTIFIED BY 's'");
+        let dsn = hosts(&[server.port()]).replace(&format!("root:{PASSWORD}"), "store:s");
+        let warnings = |dsn: &str| connect(dsn).check().expect("check").warnings;
+        assert!(
+            warnings(&dsn).iter().any(|warning| warning.contains("SLAVE MONITOR")),
+            "{:?}",
+            warnings(&dsn)
+        );
+        server.exec("GRANT SLAVE MONITOR ON *.* TO store@127.0.0.1");
+        assert_eq!(warnings(&dsn), [""; 0]);
+    }
+
     /// A store whose reservations run `trigger`, by a user of its own.
     fn store_with_trigger(server: &MariaDb, trigger: &str) -> Box<dyn TagStore> {
         server.exec("GRANT SELECT, UPDATE ON id_alloc_db.* TO store@127.0.0.1 IDENTIFIED BY 's'");

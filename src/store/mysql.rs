@@ -49,6 +49,10 @@ const RESERVE_PARAMS: usize = 7;
 /// How many tags a look-up may have, the least that will do.
 const LOOK_UP_SIZES: [usize; 3] = [1, 16, LOOK_UP_MAX];
 
+/// What an account lacks that may not see whether its host is a replica.
+const MAY_NOT_LOOK: &str = "this account may not see whether the host is a replica, whose IDs would be granted twice; run: \
+                            GRANT REPLICATION CLIENT ON *.* TO the account; (MariaDB: GRANT SLAVE MONITOR)";
+
 /// A Galera node's error without its cluster.
 const NOT_READY: u16 = 1047;
 
@@ -256,10 +260,14 @@ impl MySqlStore {
                      SET GLOBAL read_only = 1; and set it in the option file",
                     look.server.position.to_text()
                 )),
-                Ok(look) => report.facts.push(format!(
-                    "{name} takes writes, and no replication is running; position: {}",
-                    look.server.position.to_text()
-                )),
+                Ok(look) => {
+                    let replication = match look.replication {
+                        Replication::Hidden => "whether replication is running is hidden",
+                        Replication::Stopped | Replication::Running => "no replication is running",
+                    };
+                    let position = look.server.position.to_text();
+                    report.facts.push(format!("{name} takes writes, and {replication}; position: {position}"));
+                }
                 Err(StoreError::ReadOnly(text)) => report.facts.push(format!("{text}, as a stand-in should be")),
                 Err(error) => report.warnings.push(error.to_string()),
             }
@@ -294,6 +302,10 @@ impl MySqlStore {
             self.choice.set_vetted(host, true);
         }
         self.choice.reached(host);
+        if lag == Lag::Taken {
+            // What it lacks is lost: from now on the others must not lag behind this one.
+            self.choice.set_position(look.server.position.to_text());
+        }
         Ok(Session {
             conn,
             statements: self.table.statements(!settings.logs_statements),
@@ -358,11 +370,14 @@ impl SegmentStore for MySqlStore {
 
     fn check(&mut self) -> Result<StoreReport, StoreError> {
         let mut report = self.call(|Session { conn, statements, place, untold, .. }, table| {
-            let report = table.vet(conn, place)?;
+            let mut report = table.vet(conn, place)?;
             // Preparing it asks for every privilege that a reservation needs.
             conn.insist_on_privileges(&statements.reserve, RESERVE_PARAMS)?;
             // The report tells it.
             untold.clear();
+            if identity::look(conn)?.replication == Replication::Hidden {
+                report.warnings.push(format!("{place}: {MAY_NOT_LOOK}"));
+            }
             Ok(report)
         })?;
         if self.vets_hosts {
