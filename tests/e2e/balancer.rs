@@ -1,6 +1,7 @@
-//! HAProxy and nginx, with the configurations of deploy/, where only the addresses are others, or with as little as they take.
+//! HAProxy and nginx, with the configurations of deploy/, where only the addresses are others, and what is logged where, or
+//! with as little as they take.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -15,6 +16,7 @@ use super::support::server::{Client, PATIENCE};
 use super::tools::{installed, program, text_of};
 
 const POLL: Duration = Duration::from_millis(10);
+const HAPROXY_LOG: &str = "haproxy.log";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -29,6 +31,15 @@ pub enum Kind {
 impl Kind {
     fn is_haproxy(self) -> bool {
         matches!(self, Kind::HaProxy | Kind::PlainHaProxy)
+    }
+
+    pub fn config(self) -> String {
+        match self {
+            Kind::HaProxy => text_of("deploy/haproxy.cfg"),
+            Kind::Nginx => text_of("deploy/nginx.conf"),
+            Kind::PlainHaProxy => PLAIN_HAPROXY.to_owned(),
+            Kind::PlainNginx => PLAIN_NGINX.to_owned(),
+        }
     }
 }
 
@@ -79,13 +90,17 @@ pub struct Balancer {
 impl Balancer {
     /// Starts one in front of the nodes at these ports.
     pub fn start(kind: Kind, nodes: &[u16]) -> Balancer {
+        Balancer::start_with(kind, &kind.config(), nodes)
+    }
+
+    /// Starts one with a configuration that is much like its own.
+    pub fn start_with(kind: Kind, config: &str, nodes: &[u16]) -> Balancer {
         let dir = tempfile::tempdir().expect("a directory");
         let port = quiet_port();
-        let command = match kind {
-            Kind::HaProxy => haproxy(&dir, port, nodes, &text_of("deploy/haproxy.cfg")),
-            Kind::Nginx => nginx(&dir, port, nodes, &text_of("deploy/nginx.conf")),
-            Kind::PlainHaProxy => haproxy(&dir, port, nodes, PLAIN_HAPROXY),
-            Kind::PlainNginx => nginx(&dir, port, nodes, PLAIN_NGINX),
+        let command = if kind.is_haproxy() {
+            haproxy(&dir, port, nodes, config)
+        } else {
+            nginx(&dir, port, nodes, config)
         };
         let balancer = Balancer { kind, port, nodes: nodes.to_vec(), child: spawn(kind, command), dir };
         balancer.await_that("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
@@ -155,7 +170,14 @@ impl Balancer {
         self.read("error.log").lines().filter(|line| line.contains(text) && line.contains(&address)).count()
     }
 
-    fn read(&self, file: &str) -> String {
+    /// What it has logged of requests, when there is such a line with this text.
+    pub fn await_request_log(&self, text: &str) -> String {
+        let file = if self.kind.is_haproxy() { HAPROXY_LOG } else { "access.log" };
+        self.await_that("it logs the request", || self.read(file).contains(text));
+        self.read(file)
+    }
+
+    pub fn read(&self, file: &str) -> String {
         fs::read_to_string(self.dir.path().join(file)).unwrap_or_default()
     }
 
@@ -222,16 +244,19 @@ fn end(child: &mut Child) {
 fn haproxy(dir: &TempDir, port: u16, nodes: &[u16], config: &str) -> Command {
     let socket = dir.path().join("stats");
     let config = with_addresses(config, port, nodes)
-        .replace("/run/haproxy/idalloc.sock", socket.to_str().expect("UTF-8"));
+        .replace("/run/haproxy/idalloc.sock", socket.to_str().expect("UTF-8"))
+        .replace("log stdout format raw local0 notice", "log stdout format raw local0 info");
     let file = dir.path().join("haproxy.cfg");
     fs::write(&file, config).expect("write the configuration");
     let mut command = program("haproxy");
     command.arg("-db").arg("-f").arg(file);
+    command.stdout(File::create(dir.path().join(HAPROXY_LOG)).expect("a log"));
     command
 }
 
 fn nginx(dir: &TempDir, port: u16, nodes: &[u16], config: &str) -> Command {
-    let config = with_addresses(config, port, nodes);
+    let config =
+        with_addresses(config, port, nodes).replace("/var/log/nginx/idalloc.access.log", "access.log");
     fs::write(dir.path().join("idalloc.conf"), config).expect("write the configuration");
     nginx_in(dir)
 }
@@ -270,7 +295,7 @@ fn with_addresses(config: &str, port: u16, nodes: &[u16]) -> String {
 
 /// Starts a process that is asked to end when this thread ends without having done so.
 fn spawn(kind: Kind, mut command: Command) -> Child {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    command.stdin(Stdio::null()).stderr(Stdio::inherit());
     // SAFETY: one async-signal-safe system call.
     unsafe {
         command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {

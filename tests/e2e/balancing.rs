@@ -6,6 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::balancer::{Balancer, Kind, quiet_port};
 use super::support::ledger::Ledger;
 use super::support::mariadb::MariaDb;
@@ -14,6 +16,7 @@ use super::support::server::{PATIENCE, Response, Server, Setup};
 const NODES: usize = 3;
 const CLIENTS: u64 = 6;
 const TAG: &str = "orders";
+const TOKEN: &str = "0123456789abcdef";
 /// Keeps the load small: what is looked for does not depend on its size.
 const PACE: Duration = Duration::from_millis(2);
 /// More than HAProxy takes to find out here.
@@ -49,6 +52,59 @@ fn one_tag_at_fault_leaves_the_others_served_behind_haproxy() {
 #[test]
 fn one_tag_at_fault_leaves_the_others_served_behind_nginx() {
     one_tag_at_fault_leaves_the_others_served(Kind::Nginx);
+}
+
+#[test]
+fn haproxy_logs_requests_without_their_tokens() {
+    requests_are_logged_without_their_tokens(Kind::HaProxy);
+}
+
+#[test]
+fn nginx_logs_requests_without_their_tokens() {
+    requests_are_logged_without_their_tokens(Kind::Nginx);
+}
+
+#[test]
+fn nginx_can_refuse_tokens_that_its_error_log_would_have() {
+    let config = Kind::Nginx.config();
+    let refusing = config.replace("# if ($args", "if ($args");
+    assert_ne!(refusing, config, "the line is where the configuration says");
+    let nobody: Vec<_> = (0..NODES).map(|_| quiet_port()).collect();
+    let nginx = Balancer::start_with(Kind::Nginx, &refusing, &nobody);
+    for query in [format!("token={TOKEN}"), format!("app_tag={TAG}&token={TOKEN}")] {
+        assert_eq!(nginx.connect().get(&format!("/alloc?{query}")).status, 400, "{query}");
+    }
+    // What fails is logged, and what only looks like a token is not refused.
+    assert_eq!(nginx.connect().get("/alloc?app_tag=my_token=1").status, 502);
+    nginx.await_request_log(" 502 ");
+    let log = nginx.read("error.log");
+    assert!(log.contains("my_token=1") && !log.contains(TOKEN), "{log}");
+}
+
+/// Requests that a node answers, and that nobody does.
+fn requests_are_logged_without_their_tokens(kind: Kind) {
+    let ports: Vec<_> = (0..NODES).map(|_| quiet_port()).collect();
+    let balancer = Balancer::start(kind, &ports);
+    let target = format!("/alloc?app_tag={TAG}&token={TOKEN}");
+    let unanswered = balancer.connect().get(&target).status;
+    assert!([502, 503].contains(&unanswered), "{unanswered}");
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Setup::embedded(&dir.path().join("ids.db"))
+        .key("HttpPort", ports[0])
+        .key("AccessTokens", json!({TOKEN: "*"}))
+        .start();
+    node.await_status("/health", 200);
+    let deadline = Instant::now() + PATIENCE;
+    // The embedded table has no such tag: the node has taken the token, and looked.
+    while balancer.connect().get(&target).status != 404 {
+        assert!(Instant::now() < deadline, "{kind:?}: the node is not asked");
+        thread::sleep(PACE);
+    }
+    balancer.await_request_log(" 404 ");
+    let log = balancer.await_request_log(&format!(" {unanswered} "));
+    assert!(log.contains("GET /alloc"), "{log}");
+    assert!(!log.contains(TOKEN) && !log.contains(TAG), "{log}");
 }
 
 fn nodes_die_stop_and_come_back(kind: Kind) {
