@@ -10,6 +10,7 @@ need chromium chromium
 need chromedriver chromium-driver
 need systemd-analyze systemd
 need docker-compose docker-compose
+need openssl openssl
 need node nodejs
 need go golang-go
 need python3 python3

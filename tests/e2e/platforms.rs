@@ -1,9 +1,11 @@
 //! systemd, Docker and Kubernetes: what can be known of their files without them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use idalloc::config::KEYS;
+use idalloc::config::{Config, KEYS};
 use serde_json::{Value, json};
 
 use super::balancer::quiet_port;
@@ -51,6 +53,9 @@ fn systemd_accepts_the_unit_and_finds_it_well_confined() {
     let setting = |name: &str| unit.lines().find_map(|line| line.strip_prefix(name)).expect("the setting");
     assert!(setting("TimeoutStopSec=").parse::<u64>().expect("seconds") > drain_s() + CLEAN_END_S);
     assert!(limit_mib(setting("MemoryMax=")) > 2 * memory_mib(), "with room for tags");
+    let credential = setting("LoadCredential=").split_once(':').expect("a file").1;
+    assert!(unit.contains(&format!("#   install -D -m 600 config.json {credential}\n")), "root's alone");
+    assert!(!unit.contains("\nEnvironment="), "everybody may ask systemd for it");
     let watermark = default_of("WatermarkPath");
     assert!(
         !watermark.contains('/') && setting("WorkingDirectory=") == "%S/idalloc",
@@ -99,19 +104,84 @@ fn health_check(port: u16) -> Command {
 
 #[test]
 fn docker_compose_understands_its_file() {
-    let said = |environment: &[(&str, &str)]| {
-        let mut command = program("docker-compose");
-        command.args(["--file", COMPOSE, "config"]).current_dir(project_file(""));
-        installed("docker-compose", command.env_clear().envs(environment.iter().copied()).output())
-    };
-    let path = std::env::var("PATH").expect("a PATH");
-    let complete = [("PATH", path.as_str()), ("IDALLOC_PASSWORD", "pw"), ("MARIADB_ROOT_PASSWORD", "root")];
-    let output = said(&complete);
+    let mut command = program("docker-compose");
+    command.args(["--file", COMPOSE, "config"]).current_dir(project_file(""));
+    let output = installed("docker-compose", command.output());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let config = yaml(&String::from_utf8_lossy(&output.stdout)).remove(0);
-    let dsn = config["services"]["idalloc"]["environment"]["IDALLOC_DSN"].as_str().expect("a DSN");
-    assert!(dsn.parse::<idalloc::dsn::Dsn>().is_ok(), "{dsn}");
-    assert!(!said(&complete[..2]).status.success(), "a password is missing");
+    let services = config["services"].as_object().expect("services");
+    for (name, service) in services {
+        for port in service["ports"].as_array().into_iter().flatten() {
+            let port = port.as_str().expect("a port");
+            assert!(port.starts_with("127.0.0.1:"), "{name}: others reach {port}");
+        }
+        for (variable, value) in service["environment"].as_object().into_iter().flatten() {
+            let is_secret = ["PASSWORD", "TOKEN", "DSN"].iter().any(|word| variable.contains(word));
+            let by_reference = value.as_str().is_some_and(|value| value.starts_with("/run/secrets/"));
+            assert!(!is_secret || by_reference, "{name}: {variable}={value}");
+        }
+        let used: Vec<_> = service.to_string().split("/run/secrets/").skip(1).map(first_word).collect();
+        let given: Vec<_> = service["secrets"].as_array().into_iter().flatten().collect();
+        assert_eq!(used.len(), given.len(), "{name}: {used:?}, {given:?}");
+        assert!(given.iter().all(|secret| used.iter().any(|used| secret["source"] == *used)), "{given:?}");
+    }
+}
+
+/// The first word of a text, such as a file's name.
+fn first_word(text: &str) -> String {
+    text.chars().take_while(|char| char.is_alphanumeric() || "-._".contains(*char)).collect()
+}
+
+#[test]
+fn the_secrets_that_compose_needs_are_made_as_its_file_says() {
+    let compose = text_of(COMPOSE);
+    let indented = compose.lines().filter_map(|line| line.strip_prefix("#   "));
+    let commands: Vec<_> = indented.take_while(|line| !line.starts_with("docker compose")).collect();
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::create_dir(dir.path().join("deploy")).expect("a directory");
+    let mut shell = Command::new("sh");
+    shell.args(["-euc", &commands.join("\n")]).current_dir(dir.path());
+    assert!(installed("sh", shell.status()).success(), "{commands:?}");
+
+    let secrets = dir.path().join("deploy/secrets");
+    let mode = |path: &Path| fs::metadata(path).expect("what it is").permissions().mode() & 0o777;
+    assert_eq!(mode(&secrets), 0o700, "nobody else gets there");
+    let text = |name: &str| fs::read_to_string(secrets.join(name)).expect("a secret");
+    let config = text("config.json");
+    assert!(config.contains(text("password").trim_end()), "one password at both ends");
+    Config::from_json(&config, &|_| None).expect("a configuration");
+    for file in fs::read_dir(&secrets).expect("the secrets") {
+        let file = file.expect("a file");
+        assert_eq!(mode(&file.path()), 0o444, "the containers' users can read it");
+        let name = file.file_name().into_string().expect("UTF-8");
+        assert!(compose.contains(&format!("file: secrets/{name}\n")), "{name} is used");
+    }
+    // Neither the image's layers nor the repository get them.
+    assert!(text_of("deploy/Dockerfile.dockerignore").lines().any(|line| line == "deploy/secrets"));
+    assert!(text_of(".gitignore").lines().any(|line| line == "/deploy/secrets"));
+}
+
+#[test]
+fn every_image_is_pinned() {
+    let own = concat!("idalloc:", env!("CARGO_PKG_VERSION"));
+    let is_pinned = |image: &str| {
+        let digest =
+            image.split_once("@sha256:").and_then(|(tag, digest)| tag.contains(':').then_some(digest));
+        image == own
+            || digest.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    for (file, field) in [(DOCKERFILE, "FROM "), (COMPOSE, "image: "), (MANIFESTS, "image: ")] {
+        let text = text_of(file);
+        let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix(field));
+        let images: Vec<_> = lines.filter_map(|line| line.split(' ').next()).collect();
+        assert!(!images.is_empty() && images.iter().all(|image| is_pinned(image)), "{file}: {images:?}");
+    }
+    for file in [DOCKERFILE, "docs/OPERATING.md", "docs/OPERATING.zh-CN.md"] {
+        assert!(text_of(file).contains(&format!("-t {own} .")), "{file} builds what the others use");
+    }
+    let dockerfile = text_of(DOCKERFILE);
+    let debian = |line: &str| line.starts_with("FROM ") && line.contains("bookworm");
+    assert_eq!(dockerfile.lines().filter(|line| debian(line)).count(), 2, "one C library");
 }
 
 #[test]
@@ -161,6 +231,7 @@ fn the_manifests_are_well_formed_and_fit_together() {
         let exposed = listed(&service["spec"]["ports"], "port");
         assert!(exposed.iter().all(|port| ports.contains(port)), "{exposed:?}");
     }
+    assert_well_fenced(&of_kind("NetworkPolicy")[0]["spec"], labels, &ports);
     let governing = set["spec"]["serviceName"].as_str().expect("a name");
     assert!(of_kind("Service").iter().any(|service| service["metadata"]["name"] == governing));
 
@@ -174,6 +245,32 @@ fn the_manifests_are_well_formed_and_fit_together() {
     assert!(grace > drain_s() + CLEAN_END_S);
     let limit = container["resources"]["limits"]["memory"].as_str().expect("a limit");
     assert!(limit_mib(limit) > 2 * memory_mib(), "with room for tags");
+}
+
+/// Whether a policy names who reaches the pods and which ports they reach; the operator's is not for the clients' pods.
+fn assert_well_fenced(policy: &Value, labels: &Value, ports: &[(String, u64)]) {
+    assert_eq!(&policy["podSelector"]["matchLabels"], labels);
+    assert_eq!(policy["policyTypes"], json!(["Ingress", "Egress"]));
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut reached = Vec::new();
+    for rule in list(&policy["ingress"]) {
+        let (peers, rule_ports) = (list(&rule["from"]), list(&rule["ports"]));
+        assert!(!peers.is_empty() && !rule_ports.is_empty(), "everybody, or every port: {rule}");
+        for port in rule_ports {
+            let name = port["port"].as_str().expect("a port's name").to_owned();
+            let is_narrow = peers.iter().all(|peer| peer["podSelector"]["matchLabels"].is_object());
+            assert!(name != "admin" || is_narrow, "{rule}");
+            reached.push(name);
+        }
+    }
+    reached.sort_unstable();
+    let mut named: Vec<_> = ports.iter().map(|(name, _)| name.clone()).collect();
+    named.sort_unstable();
+    assert_eq!(reached, named);
+    let targets = list(&policy["egress"]).iter().flat_map(|rule| list(&rule["ports"])).collect::<Vec<_>>();
+    let reaches = |port: u64| targets.iter().any(|target| target["port"] == port);
+    assert!(reaches(3306) && reaches(53), "the database, by its name: {targets:?}");
+    assert!(list(&policy["egress"]).iter().all(|rule| !list(&rule["ports"]).is_empty()), "not everything");
 }
 
 #[test]
@@ -201,6 +298,7 @@ fn the_server_starts_with_the_configuration_of_the_manifests() {
     let db = MariaDb::start();
     let mut run = Run::new(dir.path(), &["check", "--config", "config.json"]);
     for variable in container["env"].as_array().expect("an environment") {
+        assert!(variable["valueFrom"]["secretKeyRef"].is_object(), "by reference: {variable}");
         let name = variable["name"].as_str().expect("a name");
         run = run.env(name, if name == "IDALLOC_DSN" { db.dsn() } else { "0123456789abcdef".repeat(3) });
     }
