@@ -34,7 +34,10 @@ const STEPS: [i64; 3] = [10, 1000, 5000];
 /// Between two requests of the busy client, and of the quiet one.
 const BUSY_PAUSE_MAX_MS: u64 = 3;
 const QUIET_PAUSE_MAX_MS: u64 = 200;
-const BATCH: i64 = 100;
+const BATCH_MAX: i64 = 100;
+/// The busy client takes this part of a step at a time. So all that it takes within two listings is far below
+/// FailoverSteps steps: a tag that takes more before anybody has seen it grow is what README leaves open.
+const BATCHES_PER_STEP: i64 = 10;
 /// Until an operator, or a program, has noticed that the database is gone.
 const OUTAGE_MAX_MS: u64 = 500;
 
@@ -210,7 +213,9 @@ impl<D: Forgetful> Site<D> {
             let busy_goes_on = rng.bool();
             let (of_busy, of_quiet) = (rng.fork(), rng.fork());
             let clients = &clients;
-            scope.spawn(move || clients.be_busy(of_busy, busy_goes_on));
+            scope.spawn(move || {
+                clients.be_busy((step / BATCHES_PER_STEP).min(BATCH_MAX), of_busy, busy_goes_on)
+            });
             scope.spawn(move || clients.be_quiet(of_quiet));
             rest(rng, WARM_UP_MAX_MS);
             self.database.begin_to_forget();
@@ -247,10 +252,10 @@ impl Clients<'_> {
         Consumer::new(self.ports[server], self.tag, &self.ledger)
     }
 
-    fn be_busy(&self, mut rng: Rng, goes_on: bool) {
+    fn be_busy(&self, batch: i64, mut rng: Rng, goes_on: bool) {
         let mut client = self.of(BUSY);
         let is_over = || self.over.load(Relaxed) || (!goes_on && self.failed.load(Relaxed));
-        while !is_over() && client.take(BATCH).is_ok() {
+        while !is_over() && client.take(batch).is_ok() {
             rest(&mut rng, BUSY_PAUSE_MAX_MS);
         }
     }
