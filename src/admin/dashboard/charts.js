@@ -142,7 +142,7 @@ class Chart {
         y: { range: (_u, _min, max) => [0, max > 0 ? max * 1.15 : 1] },
       },
       axes: [
-        { ...axis, size: 20, gap: 2, space: 64, incrs: [60, 120, 300], values: (_u, times) => times.map(minute) },
+        { ...axis, size: 22, gap: 6, space: 64, incrs: [60, 120, 300], values: (_u, times) => times.map(minute) },
         {
           ...axis,
           size: 56,
