@@ -15,7 +15,6 @@ use idalloc::alloc::watermark::{WatermarkError, Watermarks};
 use idalloc::config::{Config, ConfigError, process_env};
 use idalloc::store::change::ChangeError;
 use idalloc::store::{self, StoreError};
-use tracing::warn;
 
 use self::tag::TagCommand;
 use self::top::{ClientError, Top};
@@ -145,16 +144,5 @@ fn watermarks(config: &Config) -> Result<Watermarks, RunError> {
     let Some(path) = &config.watermark_path else { return Ok(Watermarks::default()) };
     let table = store::canonical_name(&config.dsn, &config.table);
     let failed = |cause| RunError::Watermark { path: path.clone(), cause };
-    let watermarks = Watermarks::open(path, &table).map_err(failed)?;
-    let known = watermarks.scopes().map_err(failed)?;
-    if !known.is_empty() && !known.contains(&table) {
-        warn!(
-            path = %path.display(),
-            table,
-            ?known,
-            "the watermark file knows nothing of this table, only of others: if it is one of those under a new name, \
-             a store that has gone back is not noticed now"
-        );
-    }
-    Ok(watermarks)
+    Watermarks::open(path, &table).map_err(failed)
 }

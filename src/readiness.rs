@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::alloc::monitor::Monitor;
 use crate::alloc::{Fault, Health};
@@ -13,6 +13,9 @@ use crate::http::handler::Service;
 
 /// How often [`log_changes`] looks.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// A watermark file that takes so long to be written is on a disk that hangs.
+const WATERMARKS_BUSY_MAX: Duration = Duration::from_secs(2);
 
 /// Whether this node can serve, and if not, why not.
 #[derive(Debug, Clone)]
@@ -55,6 +58,19 @@ impl Readiness {
     }
 }
 
+/// Whoever writes the file cannot tell: he hangs.
+fn log_hanging_watermarks(monitor: &Monitor, hanging: &mut Episode) {
+    let busy_for = monitor.watermarks_busy_for().filter(|busy_for| *busy_for >= WATERMARKS_BUSY_MAX);
+    match busy_for {
+        Some(busy_for) if hanging.holds(Instant::now()) => error!(
+            seconds = busy_for.as_secs(),
+            "the watermark file does not answer: does its disk hang? No IDs are handed out but those in memory"
+        ),
+        None if hanging.is_over() => info!("the watermark file answers again"),
+        _ => {}
+    }
+}
+
 /// Tells the log when the node becomes unable to serve, and why, and when it can again. Ends when the server does: of that
 /// the log is told by who ends it.
 pub async fn log_changes(monitor: Monitor, service: Arc<Service>) {
@@ -62,8 +78,10 @@ pub async fn log_changes(monitor: Monitor, service: Arc<Service>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     let mut unready = Episode::default();
+    let mut hanging = Episode::default();
     loop {
         ticks.tick().await;
+        log_hanging_watermarks(&monitor, &mut hanging);
         if service.is_draining() {
             return;
         }

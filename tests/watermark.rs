@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use idalloc::segment::IdRange;
 use support::mariadb::MariaDb;
 use support::server::{Server, Setup};
 use tempfile::TempDir;
@@ -20,7 +21,11 @@ struct Site {
 
 impl Site {
     fn new() -> Site {
-        let site = Site { database: MariaDb::start(), dir: tempfile::tempdir().unwrap() };
+        Site::on(MariaDb::start())
+    }
+
+    fn on(database: MariaDb) -> Site {
+        let site = Site { database, dir: tempfile::tempdir().unwrap() };
         site.database.exec("UPDATE segments SET step = 10 WHERE app_tag = 'test_business'");
         site
     }
@@ -61,9 +66,19 @@ impl Site {
         self.database.exec(&format!("UPDATE segments SET max_id = {max_id} WHERE app_tag = 'test_business'"));
     }
 
+    fn exec(&self, sql: &str) {
+        self.database.exec(sql);
+    }
+
     fn idalloc(&self, args: &[&str]) -> std::process::Output {
+        self.idalloc_on("segments", args)
+    }
+
+    fn idalloc_on(&self, table: &str, args: &[&str]) -> std::process::Output {
         let config = self.dir.path().join("config.json");
-        let text = serde_json::json!({"DSN": self.database.dsn(), "WatermarkPath": self.watermark()});
+        let text = serde_json::json!({
+            "DSN": self.database.dsn(), "WatermarkPath": self.watermark(), "table": table,
+        });
         std::fs::write(&config, text.to_string()).unwrap();
         Command::new(env!("CARGO_BIN_EXE_idalloc"))
             .args(args)
@@ -110,6 +125,143 @@ fn a_table_that_is_spelled_otherwise_is_the_same_table() {
     site.set_max_id(0);
     let server = site.setup().key("table", "id_alloc_db.segments").start();
     await_fence(&server, granted);
+}
+
+/// Symptom: under another spelling the watermark was not found, and a row that had gone back was served.
+#[test]
+fn a_table_whose_name_differs_in_case_is_the_same_where_the_server_says_so() {
+    let site = Site::on(MariaDb::start_with(&["--lower-case-table-names=1"]));
+    let (server, granted) = site.serve_a_while();
+    drop(server);
+    site.set_max_id(0);
+    // As a version left it that did not ask the server, beside marks of another table.
+    std::fs::remove_file(site.watermark()).unwrap();
+    let (former, other) = ("ID_alloc_db/`SEGMENTS`", "id_alloc_db/`others`");
+    let marks = idalloc::alloc::watermark::Watermarks::open;
+    let highest = granted + 5000;
+    for (table, end) in [(other, 7), (former, highest)] {
+        let granted = IdRange { start: 0, end };
+        marks(&site.watermark(), table).unwrap().advance("test_business", granted).unwrap();
+    }
+    for table in ["SEGMENTS", "ID_ALLOC_DB.Segments", "segments"] {
+        let server = site.setup().key("table", table).start();
+        let mended = await_fence(&server, highest);
+        assert!(mended >= highest, "{table}: {mended}");
+        drop(server);
+        site.set_max_id(0);
+    }
+    assert_eq!(marks(&site.watermark(), other).unwrap().get("test_business"), Some(7));
+    assert!(marks(&site.watermark(), former).unwrap().get("test_business") >= Some(highest));
+    // The shell's command finds it too.
+    site.exec("UPDATE segments SET max_id = 1 WHERE app_tag = 'test_business'");
+    let output = site.idalloc_on("SEGMENTS", &["tag", "advance", "test_business"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(site.database.max_id("test_business") >= highest);
+}
+
+/// Symptom: the server wrote on into a file without a name, and IDs came again after a restart.
+#[test]
+fn a_watermark_file_that_is_removed_or_replaced_is_written_anew() {
+    let site = Site::new();
+    let (server, granted) = site.serve_a_while();
+    drop(server);
+    let old = site.dir.path().join("old.db");
+    std::fs::copy(site.watermark(), &old).unwrap();
+    type Harm = fn(&Path, &Path);
+    let harms: [Harm; 5] = [
+        |path, _| std::fs::remove_file(path).unwrap(),
+        |path, _| std::fs::rename(path, path.with_extension("away")).unwrap(),
+        |path, _| std::fs::write(path, "").unwrap(),
+        // In place, and by another file of that name.
+        |path, old| assert!(std::fs::copy(old, path).unwrap() > 0),
+        |path, old| {
+            std::fs::copy(old, path.with_extension("copy")).unwrap();
+            std::fs::rename(path.with_extension("copy"), path).unwrap();
+        },
+    ];
+    let mut granted = granted;
+    for (index, harm) in harms.into_iter().enumerate() {
+        site.set_max_id(granted);
+        let server = site.setup().start();
+        server.await_status("/health", 200);
+        assert_eq!(server.get(&format!("{ALLOC}&count=1000")).ids().len(), 1000);
+        granted = site.settled_max_id();
+        // Nobody reserves meanwhile: it is found out all the same.
+        harm(&site.watermark(), &old);
+        server.await_log("is written anew, from memory");
+        drop(server);
+        site.set_max_id(0);
+        let server = site.setup().start();
+        let mended = await_fence(&server, granted);
+        assert!(mended >= granted, "harm {index}: {mended} is below {granted}");
+        granted = mended;
+    }
+}
+
+/// A disk that hangs: nobody answers for the file any more. The log says what is the matter, and the process ends.
+#[test]
+fn a_watermark_file_on_a_disk_that_hangs_is_named_and_holds_up_no_end() {
+    let site = Site::new();
+    let disk = Disk::mount(site.dir.path());
+    let path = disk.point.join("watermark.db");
+    let mut server = site.setup().key("WatermarkPath", path.to_str().unwrap()).start();
+    server.await_status("/health", 200);
+    assert_eq!(server.get(&format!("{ALLOC}&count=10")).ids().len(), 10);
+    site.settled_max_id();
+    disk.signal(libc::SIGSTOP);
+    let mut client = server.connect();
+    while client.get(&format!("{ALLOC}&count=100")).status == 200 {}
+    server.await_log("the watermark file does not answer: does its disk hang?");
+    server.await_status("/health", 503);
+    let told = Instant::now();
+    server.signal(libc::SIGTERM);
+    server.await_log("the end takes too long, as when a disk hangs");
+    assert!(told.elapsed() < Duration::from_secs(8 + 4), "{:?}", told.elapsed());
+    // What the kernel itself waits for, as here for the close of the file, no signal ends before the disk answers.
+    disk.signal(libc::SIGCONT);
+    assert!(server.wait().success());
+}
+
+/// A file system that a process answers for, so that it can be made to hang.
+struct Disk {
+    process: std::process::Child,
+    point: PathBuf,
+}
+
+impl Disk {
+    fn mount(directory: &Path) -> Disk {
+        let (under, point) = (directory.join("under"), directory.join("disk"));
+        for path in [&under, &point] {
+            std::fs::create_dir(path).unwrap();
+        }
+        let command = Command::new("bindfs").arg("-f").args([&under, &point]).spawn();
+        let process = command.unwrap_or_else(|error| {
+            panic!("cannot run bindfs ({error}); `sh tests/install-deps.sh` installs what the tests need")
+        });
+        let mut disk = Disk { process, point };
+        std::fs::write(under.join("here"), "").unwrap();
+        let began = Instant::now();
+        while !disk.point.join("here").exists() {
+            let ended = disk.process.try_wait().unwrap();
+            assert!(ended.is_none(), "bindfs ends with {ended:?}: it takes /dev/fuse, and root");
+            assert!(began.elapsed() < support::server::PATIENCE, "bindfs mounts nothing");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        disk
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: a plain system call; the child was not waited for, so the pid is its own.
+        assert_eq!(unsafe { libc::kill(self.process.id().cast_signed(), signal) }, 0);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.signal(libc::SIGCONT);
+        let _ = Command::new("umount").arg("--lazy").arg(&self.point).status();
+        let _ = self.process.wait();
+    }
 }
 
 #[test]

@@ -354,6 +354,7 @@ impl Lister {
             let report = self.store.check()?;
             info!(store = report.store, "the store is reached");
             report.warnings.iter().for_each(|warning| warn!("{warning}"));
+            self.settle_name()?;
             self.checked = true;
         }
         let began = Instant::now();
@@ -361,6 +362,16 @@ impl Lister {
         self.note(&rows, Extent::Whole, began)?;
         self.shared.apply(&rows, began);
         Ok(began.elapsed())
+    }
+
+    /// Has the watermarks found under every name that the store takes for the table's.
+    fn settle_name(&mut self) -> Result<(), StoreError> {
+        let watermarks = &self.shared.watermarks;
+        if self.store.ignores_case()? {
+            watermarks.ignore_case().map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        }
+        watermarks.log_if_unknown();
+        Ok(())
     }
 
     /// Takes note of what was read from `began` on, for the day when another server answers.
@@ -435,6 +446,7 @@ impl Lister {
 
     /// Whether the files still are where they were.
     fn look_at_files(&mut self) {
+        self.shared.watermarks.verify();
         if let Err(error) = self.store.verify() {
             self.shared.stop_if_replaced(&error);
         }

@@ -145,6 +145,11 @@ impl Reservations {
 }
 
 impl Monitor {
+    /// How long the watermark file has not answered by now; `None` if nobody waits for it.
+    pub fn watermarks_busy_for(&self) -> Option<Duration> {
+        self.shared.watermarks.busy_for()
+    }
+
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
     }

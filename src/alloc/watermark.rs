@@ -3,25 +3,19 @@
 //! A reservation that starts below it was granted before, so the store has lost a commit. In a file the watermarks
 //! outlive the process: what is granted is durable there *before* it is handed out.
 
+mod file;
 mod server;
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
-use std::sync::Mutex;
-use std::time::Instant;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use crate::episode::Episode;
+use self::file::File;
 use crate::segment::IdRange;
 use crate::sync::lock;
-
-/// Ends by scope and tag, which a NUL parts.
-const ENDS: TableDefinition<&str, i64> = TableDefinition::new("ends");
-
-/// Pages that redb may keep in memory; a watermark is read once, at start.
-const CACHE_BYTES: usize = 1024 * 1024;
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,11 +49,16 @@ pub enum Refusal {
 /// The watermarks of all tags, those whose rows are gone included: a row that comes back starts no lower.
 #[derive(Default)]
 pub struct Watermarks {
-    marks: Mutex<HashMap<Box<str>, Mark>>,
+    marks: Arc<Marks>,
     /// Held while a mark is raised or lowered, until it is durable: a tag whose row went and came back may have two
     /// refills for a moment. Who only looks at the marks does not wait for the disk.
     file: Mutex<Option<File>>,
+    /// Since when somebody has the file.
+    busy_since: Mutex<Option<Instant>>,
 }
+
+/// By tag.
+type Marks = Mutex<HashMap<Box<str>, Mark>>;
 
 /// One tag's watermark.
 #[derive(Debug, Clone, Copy, Default)]
@@ -69,22 +68,11 @@ struct Mark {
     floor: i64,
 }
 
-type OpenDatabase = Box<dyn Fn() -> Result<Database, WatermarkError> + Send>;
-
-struct File {
-    open: OpenDatabase,
-    /// `None` after an error: redb refuses everything after one, until the file is opened anew.
-    database: Option<Database>,
-    /// What tells this table's tags from those of another in the same file.
-    scope: String,
-    failing: Episode,
-    /// What the log is to be told when the lock is released.
-    news: Option<News>,
-}
-
+/// What the log is to be told of the file when its lock is released.
 enum News {
     Failing(String),
     Mended,
+    WrittenAnew(PathBuf),
 }
 
 impl Watermarks {
@@ -93,24 +81,52 @@ impl Watermarks {
     /// # Errors
     /// Another process uses the file, or it cannot be read and written.
     pub fn open(path: &Path, scope: &str) -> Result<Self, WatermarkError> {
-        let path = path.to_owned();
-        let open = move || Ok(Database::builder().set_cache_size(CACHE_BYTES).create(&path)?);
-        Self::open_with(Box::new(open), scope)
+        let marks = Arc::<Marks>::default();
+        let mut file = File::new(path, scope, marks.clone());
+        let read = file.read()?;
+        *lock(&marks) = read;
+        Ok(Self { marks, file: Mutex::new(Some(file)), busy_since: Mutex::default() })
     }
 
-    fn open_with(open: OpenDatabase, scope: &str) -> Result<Self, WatermarkError> {
-        let mut file =
-            File { open, database: None, scope: scope.to_owned(), failing: Episode::default(), news: None };
-        let marks = file.read()?;
-        Ok(Self { marks: Mutex::new(marks), file: Mutex::new(Some(file)) })
+    /// Looks whether the path still leads to the file, and nobody else has written to it. If not, it is written anew.
+    pub fn verify(&self) {
+        // Whoever has the file now looks for himself, and may have to wait for a disk that hangs.
+        if lock(&self.busy_since).is_none() {
+            // An error is told in the log.
+            let _ = self.with_file(|file| write(file, &[]));
+        }
     }
 
-    /// The scopes that the file knows tags of.
+    /// How long the file has not answered by now; `None` if nobody waits for it.
+    pub fn busy_for(&self) -> Option<Duration> {
+        lock(&self.busy_since).map(|since| since.elapsed())
+    }
+
+    /// The store takes names that differ only in upper and lower case for the same: so what the file holds under any of
+    /// them counts, and is kept under the one in lower case from now on. To be called before anything is granted.
     ///
     /// # Errors
-    /// The file cannot be read.
-    pub fn scopes(&self) -> Result<BTreeSet<String>, WatermarkError> {
-        lock(&self.file).as_mut().map_or_else(|| Ok(BTreeSet::new()), File::scopes)
+    /// The file cannot be written; what it holds stays as it is.
+    pub fn ignore_case(&self) -> Result<(), WatermarkError> {
+        self.with_file(|file| file.as_mut().map_or(Ok(()), File::ignore_case))
+    }
+
+    /// Says in the log if the file knows tags of other tables only.
+    pub fn log_if_unknown(&self) {
+        let is_empty = lock(&self.marks).is_empty();
+        let unknown = self.with_file(|file| {
+            let file = file.as_ref().filter(|_| is_empty)?;
+            Some((file.path().to_owned(), file.scope().to_owned(), file.other_scopes()))
+        });
+        if let Some((path, table, known)) = unknown.filter(|(_, _, known)| !known.is_empty()) {
+            warn!(
+                path = %path.display(),
+                table,
+                ?known,
+                "the watermark file knows nothing of this table, only of others: if it is one of those under a new name, \
+                 a store that has gone back is not noticed now"
+            );
+        }
     }
 
     /// Raises the tag's watermark to the end of what the store has just granted.
@@ -153,18 +169,23 @@ impl Watermarks {
     /// Uses the file under its lock, and tells the log of its state after that.
     fn with_file<T>(&self, use_it: impl FnOnce(&mut Option<File>) -> T) -> T {
         let mut file = lock(&self.file);
+        let busy = Busy::begin(&self.busy_since);
         let result = use_it(&mut file);
-        let news = file.as_mut().and_then(|file| file.news.take());
+        drop(busy);
+        let news = file.as_mut().map_or_else(Vec::new, File::take_news);
         drop(file);
-        match news {
-            Some(News::Failing(cause)) => {
-                error!(
+        for piece in news {
+            match piece {
+                News::Failing(cause) => error!(
                     cause,
                     "the watermark file cannot be written: no IDs are handed out but those in memory"
-                );
+                ),
+                News::Mended => info!("the watermark file can be written again"),
+                News::WrittenAnew(path) => warn!(
+                    path = %path.display(),
+                    "the watermark file was moved, removed or changed by somebody else: it is written anew, from memory"
+                ),
             }
-            Some(News::Mended) => info!("the watermark file can be written again"),
-            None => {}
         }
         result
     }
@@ -188,68 +209,19 @@ fn write(file: &mut Option<File>, new: &[(&str, i64)]) -> Result<(), WatermarkEr
     file.as_mut().map_or(Ok(()), |file| file.write(new))
 }
 
-impl File {
-    fn database(&mut self) -> Result<&Database, WatermarkError> {
-        let database = match self.database.take() {
-            Some(database) => database,
-            None => (self.open)()?,
-        };
-        Ok(self.database.insert(database))
-    }
+/// Somebody has the file.
+struct Busy<'a>(&'a Mutex<Option<Instant>>);
 
-    /// All ends of this scope. Makes the table if it is not there.
-    fn read(&mut self) -> Result<HashMap<Box<str>, Mark>, WatermarkError> {
-        let prefix = key(&self.scope, "");
-        let database = self.database()?;
-        let writing = database.begin_write()?;
-        writing.open_table(ENDS)?;
-        writing.commit()?;
-        let reading = database.begin_read()?;
-        let mut marks = HashMap::new();
-        for entry in reading.open_table(ENDS)?.iter()? {
-            let (key, end) = entry?;
-            if let Some(tag) = key.value().strip_prefix(&*prefix) {
-                marks.insert(tag.into(), Mark { end: end.value(), floor: end.value() });
-            }
-        }
-        Ok(marks)
+impl<'a> Busy<'a> {
+    fn begin(since: &'a Mutex<Option<Instant>>) -> Busy<'a> {
+        *lock(since) = Some(Instant::now());
+        Busy(since)
     }
+}
 
-    fn scopes(&mut self) -> Result<BTreeSet<String>, WatermarkError> {
-        let mut scopes = BTreeSet::new();
-        for entry in self.database()?.begin_read()?.open_table(ENDS)?.iter()? {
-            let (key, _) = entry?;
-            scopes.extend(key.value().split_once('\0').map(|(scope, _)| scope.to_owned()));
-        }
-        Ok(scopes)
-    }
-
-    /// Returns when the new ends are durable, all of them or none. After an error the file is opened anew the next time.
-    fn write(&mut self, new: &[(&str, i64)]) -> Result<(), WatermarkError> {
-        let written = self.try_write(new);
-        match &written {
-            Ok(()) if self.failing.is_over() => self.news = Some(News::Mended),
-            Ok(()) => {}
-            Err(cause) => {
-                self.database = None;
-                if self.failing.holds(Instant::now()) {
-                    self.news = Some(News::Failing(cause.to_string()));
-                }
-            }
-        }
-        written
-    }
-
-    fn try_write(&mut self, new: &[(&str, i64)]) -> Result<(), WatermarkError> {
-        let keys: Vec<_> = new.iter().map(|(tag, end)| (key(&self.scope, tag), end)).collect();
-        let writing = self.database()?.begin_write()?;
-        {
-            let mut table = writing.open_table(ENDS)?;
-            for (key, end) in &keys {
-                table.insert(key.as_str(), *end)?;
-            }
-        }
-        Ok(writing.commit()?)
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        *lock(self.0) = None;
     }
 }
 

@@ -23,6 +23,8 @@ use crate::memory;
 /// How long the end may take. What answers under way do not need of it is for giving IDs back: the first use is mostly
 /// over at once, and the second takes long where tags are many or the store is far.
 const END_MAX: Duration = Duration::from_secs(8);
+/// How much longer it may take before what hangs is left to itself.
+const END_EXCESS_MAX: Duration = Duration::from_millis(500);
 /// How long answers under way are waited for.
 const DRAIN_MAX: Duration = Duration::from_secs(6);
 
@@ -107,14 +109,20 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
         };
         tokio::select! {
             () = ended => true,
-            () = signals.next_after(told + SAME_SIGNAL) => false,
+            () = signals.next_after(told + SAME_SIGNAL) => {
+                warn!("a second signal: stopping at once");
+                false
+            }
+            () = tokio::time::sleep(serve_on + END_MAX + END_EXCESS_MAX) => {
+                warn!("the end takes too long, as when a disk hangs: stopping at once, unclaimed IDs are skipped");
+                false
+            }
         }
     });
-    if !ended {
-        warn!("a second signal: stopping at once");
-    } else if ender.join().is_err() {
+    if ended && ender.join().is_err() {
         return Err(RunError::GivenUp("the end".to_owned()));
-    } else {
+    }
+    if ended {
         info!("stopped");
     }
     // An operator's change that the store does not answer would hold up the end otherwise.

@@ -371,7 +371,12 @@ impl TagTable {
     }
 
     /// What was granted of the tag before to servers with this configuration.
-    fn watermark(&self, tag: &str) -> Result<i64, RunError> {
-        watermarks(&self.config)?.get(tag).ok_or_else(|| RunError::NoWatermark(tag.to_owned()))
+    fn watermark(&mut self, tag: &str) -> Result<i64, RunError> {
+        let watermarks = watermarks(&self.config)?;
+        if self.store.ignores_case()? {
+            let path = self.config.watermark_path.clone().unwrap_or_default();
+            watermarks.ignore_case().map_err(|cause| RunError::Watermark { path, cause })?;
+        }
+        watermarks.get(tag).ok_or_else(|| RunError::NoWatermark(tag.to_owned()))
     }
 }

@@ -139,6 +139,14 @@ pub trait SegmentStore: Send {
     /// wait, or after the shortest that the store knows. Does nothing unless a store overrides it.
     fn fail_fast_on_locks(&mut self) {}
 
+    /// Whether the store takes names of tables, and of databases, that differ only in upper and lower case for the same.
+    ///
+    /// # Errors
+    /// Those of every call.
+    fn ignores_case(&mut self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     /// Looks whether what the session has open still is what others open under the same name. Asks the operating system
     /// and not the store, so it costs next to nothing. Does nothing unless a store overrides it.
     ///
@@ -303,7 +311,8 @@ pub fn schema(dsn: &Dsn, table: &TableSpec) -> String {
     }
 }
 
-/// The name of the table that `dsn` and `table` lead to: the same however it is spelled, for what is kept of it elsewhere.
+/// The name of the table that `dsn` and `table` lead to: the same however it is spelled, for what is kept of it elsewhere,
+/// but for upper and lower case, of which only the server knows ([`SegmentStore::ignores_case`]).
 /// (Another address of the same server is no other spelling: rows may move to another machine.)
 #[must_use]
 pub fn canonical_name(dsn: &Dsn, table: &TableSpec) -> String {

@@ -368,6 +368,13 @@ impl SegmentStore for MySqlStore {
         self.forget_session();
     }
 
+    fn ignores_case(&mut self) -> Result<bool, StoreError> {
+        self.call(|Session { conn, .. }, _| {
+            let setting: Vec<(u64,)> = rows(conn, "SELECT @@lower_case_table_names", ())?;
+            Ok(setting.first().is_some_and(|(setting,)| *setting != 0))
+        })
+    }
+
     fn check(&mut self) -> Result<StoreReport, StoreError> {
         let mut report = self.call(|Session { conn, statements, place, untold, .. }, table| {
             let mut report = table.vet(conn, place)?;
