@@ -494,6 +494,15 @@ fn it_is_live_behind_nginx_as_it_comes_under_a_path() {
     ));
     let browser = Browser::open_at(&format!("http://127.0.0.1:{}/idalloc/", nginx.port));
     add_and_see(&browser, "orders");
+    // It stays live for longer than it waits for what a proxy holds back.
+    browser.eval("window.states = []");
+    browser.eval(
+        "new MutationObserver(() => states.push(document.querySelector('#live').dataset.state))\
+         .observe(document.querySelector('#live'), { attributes: true, attributeFilter: ['data-state'] })",
+    );
+    browser.eval("window.began = performance.now()");
+    browser.await_that("performance.now() - began > 7000");
+    assert_eq!(browser.eval("[...new Set(states)].filter((state) => state !== 'live')"), json!([]));
     let _load = Load::on(&site.server, &["orders"]);
     browser.await_that("parseFloat(document.querySelector('#now-ids').textContent) > 0");
     browser.eval(&format!("{}.querySelector('.edit').click()", row("orders")));
