@@ -17,6 +17,10 @@ pub const MAX_ID_MAX: i64 = i64::MAX - LEFT_MIN;
 /// A reservation takes at most this part of what is left below 2^63, unless a step is more.
 pub const LEFT_PER_RESERVATION: i64 = 1000;
 
+/// For what others may have taken before a database server lost it, a row is raised by at most this part of what is left
+/// below 2^63, each time.
+pub const LEFT_PER_FAILOVER: i64 = 1_000_000;
+
 const HOURS_PER_YEAR: i64 = 366 * 24;
 const SECONDS_PER_YEAR: i64 = HOURS_PER_YEAR * 3600;
 const _: () = assert!(i64::MAX / (2 * STEP_MAX * 100 * HOURS_PER_YEAR) > 5000);

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
+use crate::bounds::LEFT_PER_FAILOVER;
 use crate::sync::lock;
 
 /// All nodes together may take so many times what the fastest growth between two readings makes them expect.
@@ -71,9 +72,12 @@ impl Readings {
     pub fn expected(&self, tag: &str, granted: Option<i64>, margin: i64, now: Instant) -> Option<i64> {
         let reading = *lock(&self.rows).get(&self.hasher.hash_one(tag))?;
         let elapsed_s = f64::from(self.ticks(now).saturating_sub(reading.at)) / f64::from(TICKS_PER_S);
-        // A cast from floating point saturates.
-        let taken = (f64::from(reading.growth_per_s) * elapsed_s * HEADROOM) as i64;
         let highest = reading.highest.max(granted.unwrap_or(0)).max(0);
+        // A row also grows by a leap after a change of server, and when an operator raises it. Without a limit, a database
+        // that is started anew again and again would make each leap a multiple of the one before.
+        let taken_max = (i64::MAX - highest) / LEFT_PER_FAILOVER;
+        // A cast from floating point saturates.
+        let taken = taken_max.min((f64::from(reading.growth_per_s) * elapsed_s * HEADROOM) as i64);
         Some(highest.saturating_add(margin.max(taken)))
     }
 
@@ -129,5 +133,18 @@ mod tests {
         assert!((29_900..=30_100).contains(&expected), "{expected}");
         assert_eq!(readings.expected("other", None, 100, at(10)), None);
         assert_eq!(readings.expected("busy", None, i64::MAX, at(10)), Some(i64::MAX));
+    }
+
+    #[test]
+    fn leaps_do_not_use_up_a_tag_whose_database_is_started_anew_again_and_again() {
+        let readings = Readings::default();
+        let start = Instant::now();
+        let mut max_id = 1_000_000;
+        for outage in 0..1000_u64 {
+            let at = |seconds: u64| start + Duration::from_secs(outage * 600 + seconds);
+            readings.note([("a", max_id)], at(10));
+            max_id = readings.expected("a", None, 1000, at(600)).expect("it was read");
+        }
+        assert!(max_id < i64::MAX / 500, "{max_id}");
     }
 }
