@@ -20,7 +20,9 @@ pub struct Server {
     pub uptime: Duration,
     /// How far its log is.
     pub position: Position,
-    /// When that was; `None`: in an earlier process.
+    /// When the look began; `None`: in an earlier process.
+    pub began_at: Option<Instant>,
+    /// When it was over; `None`: in an earlier process.
     pub looked_at: Option<Instant>,
 }
 
@@ -39,9 +41,11 @@ impl Server {
     /// What this look says about what `known`, an earlier one, had acknowledged.
     #[must_use]
     pub fn continues(&self, known: &Server) -> Continuity {
-        // A look at the log that is older than the other says nothing.
-        let is_newer = known.looked_at.is_none_or(|before| self.looked_at.is_some_and(|at| at >= before));
-        if is_newer && self.id == known.id && !self.position.contains(&known.position.to_text()) {
+        // A look at the log that is older than the other says nothing, nor does one at the same time.
+        if self.is_newer_than(known)
+            && self.id == known.id
+            && !self.position.contains(&known.position.to_text())
+        {
             return Continuity::Lost;
         }
         let kept = self.id == known.id
@@ -50,6 +54,12 @@ impl Server {
                 false => self.ran_at(known.looked_at),
             };
         if kept { Continuity::Kept } else { Continuity::Doubtful }
+    }
+
+    /// Whether this look began when the other was over.
+    #[must_use]
+    pub fn is_newer_than(&self, other: &Server) -> bool {
+        other.looked_at.is_none_or(|before| self.began_at.is_some_and(|at| at >= before))
     }
 
     /// Whether it is the same server, in the same run.
@@ -80,6 +90,7 @@ impl Server {
             started_s: lines.next()?.parse().ok(),
             uptime: Duration::ZERO,
             position: Position::Seen(lines.next()?.to_owned()),
+            began_at: None,
             looked_at: None,
         })
     }
@@ -198,6 +209,7 @@ mod tests {
             started_s: Some(started_s),
             uptime: Duration::from_secs(100),
             position,
+            began_at: Some(Instant::now()),
             looked_at: Some(Instant::now()),
         }
     }
@@ -240,11 +252,15 @@ mod tests {
         assert_eq!(look(1000, "aa:1-9"), Continuity::Lost);
         let other = Server { id: "b".into(), ..server(1000, Position::Unknown) };
         assert_eq!(other.continues(&known), Continuity::Doubtful);
-        let older = Server {
-            looked_at: known.looked_at.and_then(|at| at.checked_sub(Duration::from_secs(1))),
+        let began_earlier = Server {
+            began_at: known.began_at.and_then(|at| at.checked_sub(Duration::from_secs(1))),
             ..server(1000, Position::MySql("aa:1-9".into()))
         };
-        assert_eq!(older.continues(&known), Continuity::Kept, "it looked before the other did");
+        assert_eq!(
+            began_earlier.continues(&known),
+            Continuity::Kept,
+            "it may have looked before the other did"
+        );
     }
 
     #[test]
@@ -266,6 +282,7 @@ mod tests {
             started_s: Some(0),
             uptime: Duration::from_secs(uptime_s),
             position: Position::Galera(number),
+            began_at: looked_at,
             looked_at,
         };
         let known = node("a", 100, 50, now.checked_sub(Duration::from_secs(10)));

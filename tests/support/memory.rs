@@ -99,6 +99,7 @@ impl Table {
             started_s: None,
             uptime: Duration::ZERO,
             position: Position::Unknown,
+            began_at: Some(Instant::now()),
             looked_at: Some(Instant::now()),
         })
     }

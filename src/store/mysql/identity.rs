@@ -33,6 +33,7 @@ pub(super) struct Look {
 
 /// Looks at the server.
 pub(super) fn look(conn: &mut Conn) -> Result<Look, mysql::Error> {
+    let began_at = Some(Instant::now());
     let variables = Pairs(rows(
         conn,
         "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'server_uuid', 'hostname', 'port', 'server_id', \
@@ -47,6 +48,7 @@ pub(super) fn look(conn: &mut Conn) -> Result<Look, mysql::Error> {
             started_s: None,
             uptime: Duration::ZERO,
             position: Position::Unknown,
+            began_at,
             looked_at: Some(Instant::now()),
         };
         return Ok(Look { server, replication: Replication::Stopped });
@@ -71,7 +73,7 @@ pub(super) fn look(conn: &mut Conn) -> Result<Look, mysql::Error> {
             (cluster.to_owned(), itself, committed.map_or(Position::Unknown, Position::Galera))
         }
     };
-    let server = Server { id, node, started_s, uptime, position, looked_at: Some(Instant::now()) };
+    let server = Server { id, node, started_s, uptime, position, began_at, looked_at: Some(Instant::now()) };
     let replication = replication(conn, variables.get("version"), status.get("Slaves_running"))?;
     Ok(Look { server, replication })
 }
