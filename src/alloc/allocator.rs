@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use tracing::{error, info, warn};
 
 use super::ending::join_until;
-use super::failover::Failover;
+use super::failover::{Failover, Met};
 use super::listing::{Lister, Listing, Missing, Visit};
 use super::monitor::{Monitor, Reservations};
 use super::readings::Readings;
@@ -269,10 +269,10 @@ impl Shared {
     }
 
     /// Takes note of the server that answers. What rows owe because it is another is known when this returns.
-    pub fn meet(&self, server: &Arc<Server>) {
+    pub fn meet(&self, server: &Arc<Server>) -> Met {
         let directory = self.directory.load_full();
         let tags = || directory.tags().map(|tag| (tag.name(), tag.step())).collect();
-        self.failover.meet(server, tags, &self.readings, &self.watermarks);
+        self.failover.meet(server, tags, &self.readings, &self.watermarks)
     }
 
     /// Puts the tag into the queue that it asks for, if any.

@@ -4,7 +4,7 @@
 //!
 //! What a row owes is fixed when that is noticed: what is read of the new server later says nothing about what was lost.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -42,12 +42,25 @@ struct State {
     epoch: u64,
     /// The `max_id` from which each row is reserved next. A row that owes nothing is not in it.
     owed: HashMap<Box<str>, i64>,
-    /// The new server's table was not read yet: it may have rows that were never read before.
+    /// The new server's table was not read yet: a row of it owes, be it known or not, unless it is in `paid`.
     is_unread: bool,
+    /// The rows that were raised since the newest change, as long as `is_unread`.
+    paid: HashSet<Box<str>>,
     /// Rows that were raised since the newest change.
     raised: u64,
-    /// The watermark file knows the server.
+    /// The server that the watermark file was last given, as text.
+    remembered: String,
+    /// The watermark file has that, and what rows owe.
     is_durable: bool,
+}
+
+/// What [`Failover::meet`] makes of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Met {
+    /// It may be used.
+    Current,
+    /// It is with a server that others have found replaced since the session looked.
+    Left,
 }
 
 /// How much of the table was read.
@@ -74,7 +87,12 @@ impl Failover {
             Some(_) => watermarks.recall(),
             None => (None, HashMap::new()),
         };
-        let state = State { known: known.as_deref().and_then(Server::from_text), owed, ..State::default() };
+        let state = State {
+            known: known.as_deref().and_then(Server::from_text),
+            owed,
+            remembered: known.unwrap_or_default(),
+            ..State::default()
+        };
         Self { steps, state: Mutex::new(state), changes: AtomicU64::new(0), raises: AtomicU64::new(0) }
     }
 
@@ -101,28 +119,31 @@ impl Failover {
         tags: impl FnOnce() -> Vec<(&'a str, i64)>,
         readings: &Readings,
         watermarks: &Watermarks,
-    ) {
+    ) -> Met {
         if self.is_off() {
-            return;
+            return Met::Current;
         }
         let mut state = lock(&self.state);
         if state.met.as_ref().is_some_and(|met| Arc::ptr_eq(met, server)) {
-            return;
+            return Met::Current;
         }
         let continuity = state.known.as_ref().map(|known| server.continues(known));
-        state.met = Some(server.clone());
+        let is_newer = state.known.as_ref().is_none_or(|known| server.is_newer_than(known));
         match continuity {
-            None => state.keep(server, Owed::Same, watermarks),
-            Some(Continuity::Kept) => {
-                let is_newer = |known: &Server| server.looked_at >= known.looked_at;
-                if state.known.as_ref().is_some_and(is_newer) {
+            // Nothing changes back by it: each session that is as old would make all rows owe once more.
+            Some(Continuity::Doubtful | Continuity::Lost) if !is_newer => return Met::Left,
+            None | Some(Continuity::Kept) => {
+                state.met = Some(server.clone());
+                if is_newer {
                     state.keep(server, Owed::Same, watermarks);
                 }
             }
             Some(doubtful) => {
+                state.met = Some(server.clone());
                 self.changes.fetch_add(1, Relaxed);
                 state.epoch += 1;
                 (state.is_unread, state.raised) = (true, 0);
+                state.paid.clear();
                 let now = Instant::now();
                 for (tag, step) in tags() {
                     let granted = watermarks.get(tag);
@@ -135,37 +156,39 @@ impl Failover {
                 state.keep(server, Owed::Changed, watermarks);
             }
         }
+        Met::Current
     }
 
-    /// Takes note of the rows as `server` has them. After a change of server, those that were never read before owe as well.
-    pub fn read(
-        &self,
-        server: &Arc<Server>,
-        rows: &[TagRow],
-        extent: Extent,
-        readings: &Readings,
-        watermarks: &Watermarks,
-    ) {
+    /// Takes note of the rows as `server` has them. After a change of server, those that did not owe then owe as well.
+    pub fn read(&self, server: &Arc<Server>, rows: &[TagRow], extent: Extent, watermarks: &Watermarks) {
         if self.is_off() {
             return;
         }
         let mut state = lock(&self.state);
-        if !state.is_unread || !state.met.as_ref().is_some_and(|met| Arc::ptr_eq(met, server)) {
+        if !state.is_unread {
             return;
         }
-        state.is_unread = extent == Extent::Some;
-        let unread = rows.iter().filter(|row| readings.highest(&row.name).is_none());
-        for row in unread {
-            let base = watermarks.get(&row.name).unwrap_or(0).max(row.max_id).max(0);
-            state.owe(&row.name, base.saturating_add(self.margin(row.step)));
+        for row in rows {
+            if state.is_new(&row.name) {
+                let base = watermarks.get(&row.name).unwrap_or(0).max(row.max_id).max(0);
+                state.owe(&row.name, base.saturating_add(self.margin(row.step)));
+            }
+        }
+        // Others may have met another server while this one was read.
+        if extent == Extent::Whole && state.met.as_ref().is_some_and(|met| met.is(server)) {
+            (state.is_unread, state.paid) = (false, HashSet::new());
         }
         state.keep(server, Owed::Changed, watermarks);
     }
 
-    /// What the tag's next reservation owes.
-    pub fn debt(&self, tag: &str) -> Debt {
+    /// What the tag's next reservation owes; it was granted IDs up to `granted`.
+    pub fn debt(&self, tag: &Tag, granted: i64) -> Debt {
         let state = lock(&self.state);
-        Debt { epoch: state.epoch, owed: state.owed.get(tag).copied() }
+        let owed = match state.is_new(tag.name()) {
+            true => Some(granted.saturating_add(self.margin(tag.step()))),
+            false => state.owed.get(tag.name()).copied(),
+        };
+        Debt { epoch: state.epoch, owed }
     }
 
     /// A reservation that paid this debt was granted, and is durable in the watermark file.
@@ -179,6 +202,9 @@ impl Failover {
         }
         let Some(owed) = debt.owed else { return };
         state.owed.remove(tag.name());
+        if state.is_unread {
+            state.paid.insert(tag.name().into());
+        }
         watermarks.forget_debt(tag.name());
         state.raised += 1;
         self.raises.fetch_add(1, Relaxed);
@@ -214,17 +240,27 @@ impl State {
         *owed = first_allowed.max(*owed);
     }
 
-    /// Remembers the server, and what rows owe. Until that is durable, the next start finds the old server in the file,
-    /// and begins anew.
+    /// Whether the row owes because nobody has met it since the newest change.
+    fn is_new(&self, tag: &str) -> bool {
+        self.is_unread && !self.owed.contains_key(tag) && !self.paid.contains(tag)
+    }
+
+    /// Remembers the server, and what rows owe. Until that is durable, and the new server's table was read, the next start
+    /// finds the old server in the file, and begins anew.
     fn keep(&mut self, server: &Arc<Server>, owed: Owed, watermarks: &Watermarks) {
-        let text = server.to_text();
-        let before = self.known.replace((**server).clone());
-        let is_same = before.is_some_and(|before| before.to_text() == text);
-        if owed == Owed::Same && is_same && self.is_durable {
+        if self.known.as_ref().is_none_or(|known| server.is_newer_than(known)) {
+            self.known = Some((**server).clone());
+        }
+        let text = match &self.known {
+            Some(known) if !self.is_unread => known.to_text(),
+            _ => self.remembered.clone(),
+        };
+        if owed == Owed::Same && text == self.remembered && self.is_durable {
             return;
         }
         let with_owed = owed == Owed::Changed || !self.is_durable;
         self.is_durable = watermarks.remember(&text, with_owed.then_some(&self.owed));
+        self.remembered = text;
     }
 }
 
@@ -245,5 +281,127 @@ fn told(continuity: Continuity, known: Option<&Server>, server: &Server) {
             "another database server answers, or it was started anew, and may have lost commits: every tag goes on past all \
              that may have been granted"
         ),
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::sizing::Policy;
+    use super::*;
+    use crate::store::server::Position;
+
+    const STEPS: i64 = 10;
+    const STEP: i64 = 100;
+    const MARGIN: i64 = STEPS * STEP;
+
+    /// A look at the server of this name, now.
+    fn look(name: &str) -> Arc<Server> {
+        let now = Some(Instant::now());
+        Arc::new(Server {
+            id: name.to_owned(),
+            node: String::new(),
+            started_s: Some(1),
+            uptime: Duration::from_secs(100),
+            position: Position::Unknown,
+            began_at: now,
+            looked_at: now,
+        })
+    }
+
+    fn tag(name: &str) -> Tag {
+        Tag::new(name, STEP, Policy::default(), Instant::now())
+    }
+
+    fn row(name: &str, max_id: i64) -> TagRow {
+        TagRow { name: name.to_owned(), step: STEP, max_id }
+    }
+
+    struct Node {
+        failover: Failover,
+        readings: Readings,
+        watermarks: Watermarks,
+    }
+
+    impl Node {
+        fn new(watermarks: Watermarks) -> Self {
+            let failover = Failover::new(Some(STEPS), &watermarks);
+            Self { failover, readings: Readings::default(), watermarks }
+        }
+
+        fn meet(&self, server: &Arc<Server>, known: &[&'static str]) -> Met {
+            let tags = || known.iter().map(|tag| (*tag, STEP)).collect();
+            self.failover.meet(server, tags, &self.readings, &self.watermarks)
+        }
+
+        fn read(&self, server: &Arc<Server>, rows: &[TagRow], extent: Extent) {
+            self.failover.read(server, rows, extent, &self.watermarks);
+            self.readings.note(rows.iter().map(|row| (row.name.as_str(), row.max_id)), Instant::now());
+        }
+
+        fn owed(&self, name: &str) -> Option<i64> {
+            self.failover.debt(&tag(name), 0).owed
+        }
+
+        fn pay(&self, name: &str) {
+            let debt = self.failover.debt(&tag(name), 0);
+            let start = debt.owed.expect("it owes");
+            let granted = IdRange { start, end: start + STEP };
+            self.failover.paid(&tag(name), debt, granted, &self.watermarks);
+        }
+    }
+
+    #[test]
+    fn a_session_with_a_server_that_was_left_does_not_make_it_the_one_again() {
+        let node = Node::new(Watermarks::default());
+        let (first, second) = (look("first"), look("second"));
+        assert_eq!(node.meet(&first, &[]), Met::Current);
+        assert_eq!(node.meet(&second, &[]), Met::Current);
+        assert_eq!(node.meet(&first, &[]), Met::Left);
+        assert_eq!((node.meet(&second, &[]), node.failover.counts().0), (Met::Current, 1));
+        assert_eq!(node.meet(&look("first"), &[]), Met::Current, "this one has asked since");
+        assert_eq!(node.failover.counts().0, 2);
+    }
+
+    #[test]
+    fn a_row_owes_whoever_met_the_new_server_first_and_whenever_it_was_first_read() {
+        let node = Node::new(Watermarks::default());
+        let first = look("first");
+        node.meet(&first, &[]);
+        node.read(&first, &[row("known", 5000)], Extent::Whole);
+        assert_eq!(node.owed("known"), None);
+        // Another session meets the second server while these rows, one of them new, are on their way from the first.
+        let (second, another_session) = (look("second"), look("second"));
+        node.meet(&second, &["known"]);
+        node.read(&first, &[row("known", 5000), row("new", 7000)], Extent::Whole);
+        assert_eq!(node.owed("known"), Some(5000 + MARGIN));
+        assert_eq!(node.owed("new"), Some(7000 + MARGIN));
+        assert_eq!(node.owed("never read"), Some(MARGIN));
+        ["known", "new"].iter().for_each(|tag| node.pay(tag));
+        let rows = [row("known", 3000), row("new", 3000), row("newest", 3000)];
+        node.meet(&another_session, &[]);
+        node.read(&second, &rows, Extent::Whole);
+        assert_eq!(["known", "new", "newest"].map(|tag| node.owed(tag)), [None, None, Some(3000 + MARGIN)]);
+        assert_eq!(node.owed("added later"), None);
+    }
+
+    #[test]
+    fn a_restart_before_the_new_servers_table_was_read_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Node::new(Watermarks::open(&dir.path().join("marks.db"), "table").unwrap());
+        let node = open();
+        node.meet(&look("first"), &[]);
+        node.meet(&look("second"), &[]);
+        drop(node);
+        let node = open();
+        let second = look("second");
+        node.meet(&second, &[]);
+        assert_eq!((node.failover.counts().0, node.owed("tag")), (1, Some(MARGIN)));
+        node.read(&second, &[row("tag", 50)], Extent::Whole);
+        drop(node);
+        let node = open();
+        node.meet(&look("second"), &[]);
+        assert_eq!((node.failover.counts().0, node.owed("tag")), (0, Some(50 + MARGIN)));
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
-use super::failover::Extent;
+use super::failover::{Extent, Met};
 use super::refill::{Task, backoff};
 use super::tag::{Fault, Tag, WaiterId, step_fault};
 use super::{Directory, Shared};
@@ -379,8 +379,11 @@ impl Lister {
         let Shared { readings, failover, watermarks, .. } = &*self.shared;
         // First the server: of one that has lost commits, what was read says nothing about those.
         if let Some(server) = self.store.server()? {
-            self.shared.meet(&server);
-            failover.read(&server, rows, extent, readings, watermarks);
+            if self.shared.meet(&server) == Met::Left {
+                self.store.forget_session();
+                return Err(StoreError::Contended("the session is with a server that was left".to_owned()));
+            }
+            failover.read(&server, rows, extent, watermarks);
         }
         readings.note(rows.iter().map(|row| (row.name.as_str(), row.max_id)), began);
         Ok(())

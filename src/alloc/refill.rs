@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{error, info, warn};
 
-use super::failover::Debt;
+use super::failover::{Debt, Met};
 use super::monitor::StoreStatus;
 use super::skipped::Reason;
 use super::tag::{Discarded, Entry, Fault, Job, Tag, Urgency};
@@ -409,10 +409,14 @@ impl Refiller {
         if server.is_err() {
             self.shared.reservations.observe(asked, &server);
         }
-        if let Some(server) = server? {
-            self.shared.meet(&server);
+        if let Some(server) = server?
+            && self.shared.meet(&server) == Met::Left
+        {
+            // A new session asks who is there now.
+            self.store.forget_session();
+            return Err(StoreError::Contended("the session is with a server that was left".to_owned()));
         }
-        Ok(self.shared.failover.debt(tag.name()))
+        Ok(self.shared.failover.debt(tag, self.granted(tag)))
     }
 
     fn granted(&self, tag: &Tag) -> i64 {
