@@ -167,6 +167,8 @@ struct Life {
     /// A bit for each server that has read the table.
     readers: Arc<AtomicU64>,
     server: u64,
+    /// One of its sessions has read the table.
+    has_listed: AtomicBool,
     /// Crashed: the store hears nothing more of it.
     dead: AtomicBool,
     /// No more faults.
@@ -190,11 +192,17 @@ impl Life {
             watermark_file,
             readers,
             server,
+            has_listed: AtomicBool::new(false),
             dead: AtomicBool::new(false),
             calm: AtomicBool::new(false),
             grants: Mutex::default(),
             injected: Mutex::default(),
         }
+    }
+
+    /// The server knows what was in the table before the first loss.
+    fn note_reader(&self) {
+        self.readers.fetch_or(1 << self.server, Relaxed);
     }
 
     fn is_dead(&self) -> bool {
@@ -327,7 +335,7 @@ impl SegmentStore for Session {
             return Err(away());
         }
         if self.has_listed {
-            life.readers.fetch_or(1 << life.server, Relaxed);
+            life.note_reader();
         }
         match self.draw(&OF_LISTINGS) {
             Some(ErrorBefore | ReadOnly) => return Err(away()),
@@ -340,6 +348,7 @@ impl SegmentStore for Session {
             _ => {}
         }
         self.has_listed = true;
+        life.has_listed.store(true, Relaxed);
         Ok(life.table.list().into())
     }
 
@@ -513,6 +522,10 @@ impl World {
         let rng = &mut self.plan.rng(server, number, 0);
         let open = self.factory(server, number, life);
         let allocator = Allocator::start(self.plan.config(), watermarks, &open).expect("it starts");
+        // What was read by now, it has taken note of.
+        if life.has_listed.load(Relaxed) {
+            life.note_reader();
+        }
         let claimers: Vec<_> = (0..self.plan.claimers)
             .map(|thread| (allocator.handle(), Claimer { server, life: number, thread }))
             .collect();
