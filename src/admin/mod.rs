@@ -32,6 +32,7 @@ use axum::routing::{MethodRouter, get, post};
 use crate::alloc::monitor::Monitor;
 use crate::config::{AdminConfig, Config};
 use crate::http::handler::Service;
+use crate::store::Factory;
 use guard::Denials;
 use lane::Lane;
 use overview::Overview;
@@ -68,14 +69,20 @@ struct Admin {
 }
 
 impl Admin {
-    fn new(config: Config, admin: AdminConfig, monitor: Monitor, service: Arc<Service>) -> Self {
+    fn new(
+        config: Config,
+        admin: AdminConfig,
+        open: Factory,
+        monitor: Monitor,
+        service: Arc<Service>,
+    ) -> Self {
         Self {
             overview: RwLock::new(Overview::new(monitor.clone(), admin.metrics_tags)),
             lists: Lane::default(),
             figures: Lane::default(),
             places: Arc::default(),
             denials: Denials::default(),
-            sessions: Sessions::new(&config),
+            sessions: Sessions::new(open),
             config,
             admin,
             monitor,

@@ -22,6 +22,7 @@ use crate::config::{AdminConfig, Config};
 use crate::episode::Episode;
 use crate::http::handler::Service;
 use crate::http::listen;
+use crate::store::Factory;
 use crate::supervise;
 
 /// How long a head may take to arrive, and so how long a connection may be idle.
@@ -55,9 +56,10 @@ impl Port {
         self.address
     }
 
-    /// Serves it for as long as it is polled, on the runtime that polls it.
-    pub async fn serve(self, config: Config, monitor: Monitor, service: Arc<Service>) {
-        let admin = Arc::new(Admin::new(config, self.config, monitor, service));
+    /// Serves it for as long as it is polled, on the runtime that polls it. Operators' sessions with the store come from
+    /// `open`.
+    pub async fn serve(self, config: Config, open: Factory, monitor: Monitor, service: Arc<Service>) {
+        let admin = Arc::new(Admin::new(config, self.config, open, monitor, service));
         let router = router(admin.clone());
         tokio::join!(
             supervise::run("the operator's port", || {

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use crate::config::{Config, TableSpec};
-use crate::dsn::Dsn;
-use crate::store::{self, TagStore};
+use crate::store::{Factory, TagStore};
 use crate::sync::lock;
 
 /// The most sessions.
@@ -15,8 +13,7 @@ pub(super) const SESSIONS_MAX: usize = 4;
 
 /// All sessions, at work or idle.
 pub struct Sessions {
-    dsn: Dsn,
-    table: TableSpec,
+    open: Factory,
     /// One for each session that may be at work.
     places: Arc<Semaphore>,
     /// The one that was used last is on top.
@@ -24,13 +21,8 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    pub fn new(config: &Config) -> Self {
-        Self {
-            dsn: config.dsn.clone(),
-            table: config.table.clone(),
-            places: Arc::new(Semaphore::new(SESSIONS_MAX)),
-            idle: Arc::default(),
-        }
+    pub fn new(open: Factory) -> Self {
+        Self { open, places: Arc::new(Semaphore::new(SESSIONS_MAX)), idle: Arc::default() }
     }
 
     /// Has `ask` talk to the store, on a thread that may block, as soon as a session is free. `None`: it has panicked,
@@ -41,10 +33,10 @@ impl Sessions {
     ) -> Option<T> {
         let place = self.places.clone().acquire_owned().await;
         let kept = lock(&self.idle).pop();
-        let (dsn, table, idle) = (self.dsn.clone(), self.table.clone(), self.idle.clone());
+        let (open, idle) = (self.open.clone(), self.idle.clone());
         let answer = spawn_blocking(move || {
             let _place = place;
-            let mut session = kept.unwrap_or_else(|| store::open(&dsn, &table));
+            let mut session = kept.unwrap_or_else(|| open());
             session.refresh();
             let answer = ask(&mut *session);
             lock(&idle).push(session);

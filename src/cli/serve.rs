@@ -63,7 +63,9 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
         let _inside = runtime.enter();
         bind_admin(&config)?
     };
-    let Some(allocator) = runtime.block_on(start_unless_stopped(&config, watermarks, &mut signals))? else {
+    let open = store::factory(&config.dsn, &config.table);
+    let starting = start_unless_stopped(&config, watermarks, open.clone(), &mut signals);
+    let Some(allocator) = runtime.block_on(starting)? else {
         return Ok(());
     };
     let listen_error =
@@ -77,7 +79,7 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     let mut greeting = format!("server started at: {}\n", shown(server.address()));
     if let Some(port) = admin_port {
         greeting += &format!("operator's port at: {}\n", shown(port.address()));
-        runtime.spawn(port.serve(config, allocator.monitor(), server.service()));
+        runtime.spawn(port.serve(config, open, allocator.monitor(), server.service()));
     }
     print_aside(greeting)?;
 
@@ -176,6 +178,7 @@ fn connections_within_file_limit(config: &Config) -> usize {
 async fn start_unless_stopped(
     config: &Config,
     watermarks: Watermarks,
+    open: store::Factory,
     signals: &mut Signals,
 ) -> Result<Option<Allocator>, RunError> {
     let (sender, started) = tokio::sync::oneshot::channel();
@@ -183,7 +186,7 @@ async fn start_unless_stopped(
     // Not waited for after a signal: it may be in the middle of connecting, and holds nothing that matters.
     thread::Builder::new()
         .name("idalloc-start".to_owned())
-        .spawn(move || sender.send(start_allocator(&config, watermarks)))?;
+        .spawn(move || sender.send(start_allocator(&config, watermarks, open)))?;
     tokio::select! {
         started = started => match started {
             Ok(allocator) => Ok(Some(allocator?)),
@@ -193,12 +196,15 @@ async fn start_unless_stopped(
     }
 }
 
-fn start_allocator(config: &Config, watermarks: Watermarks) -> Result<Allocator, StoreError> {
-    let open_any = store::factory(&config.dsn, &config.table);
-    if open_any().create_missing_file().or_else(unless_temporary)? {
+fn start_allocator(
+    config: &Config,
+    watermarks: Watermarks,
+    open: store::Factory,
+) -> Result<Allocator, StoreError> {
+    if open().create_missing_file().or_else(unless_temporary)? {
         info!(dsn = %config.dsn, "the file is new: its IDs begin at 1");
     }
-    let open: StoreFactory = Arc::new(move || open_any());
+    let open: StoreFactory = Arc::new(move || open());
     let settings = AllocatorConfig {
         refill_threads: config.refill_threads,
         preload_tags: config.preload_tags,

@@ -280,18 +280,22 @@ pub struct Created {
     pub table: bool,
 }
 
+/// Opens sessions with one table, for a server or a command.
+pub type Factory = Arc<dyn Fn() -> Box<dyn TagStore> + Send + Sync>;
+
 /// Opens sessions with `table` in the store that `dsn` names, which connect at their first calls. Where the DSN names
-/// several hosts, all of them stay together on one; where it names a file, on the one that the first has opened.
+/// several hosts, all of them stay together on one, and take turns where the account may have but few connections; where
+/// it names a file, they stay on the one that the first has opened.
 #[must_use]
-pub fn factory(dsn: &Dsn, table: &TableSpec) -> Box<dyn Fn() -> Box<dyn TagStore> + Send + Sync> {
+pub fn factory(dsn: &Dsn, table: &TableSpec) -> Factory {
     match dsn {
         Dsn::MySql(dsn) => {
             let first = mysql::MySqlStore::new(dsn, table);
-            Box::new(move || Box::new(first.sibling()))
+            Arc::new(move || Box::new(first.sibling()))
         }
         Dsn::Sqlite(dsn) => {
             let open = sqlite::SqliteStore::factory(dsn, table);
-            Box::new(move || Box::new(open()))
+            Arc::new(move || Box::new(open()))
         }
     }
 }

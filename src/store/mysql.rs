@@ -15,6 +15,7 @@ mod identity;
 mod read;
 mod schema;
 mod session;
+mod slots;
 mod tags;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use self::choice::HostChoice;
 use self::conn::Conn;
 use self::host::{Host, Settings, insist_on_writes};
 use self::identity::{Look, Replication};
+use self::slots::{Open, Slot};
 use super::server::Server;
 use super::{
     Floor, LOOK_UP_MAX, NEEDS_DEFAULT, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow,
@@ -68,7 +70,10 @@ pub struct MySqlStore {
     /// Shared with its [siblings](Self::sibling).
     choice: Arc<HostChoice>,
     table: Table,
-    session: Option<Session>,
+    /// Where the session is between calls.
+    slot: Slot<Session>,
+    /// Index of the host that answered the newest call.
+    answered_by: Option<usize>,
     /// Index of the host that the newest session was dropped for.
     left: Option<usize>,
     return_after: Duration,
@@ -92,7 +97,8 @@ impl MySqlStore {
             hosts,
             choice: Arc::new(choice),
             table: Table::new(table),
-            session: None,
+            slot: Slot::new(),
+            answered_by: None,
             left: None,
             return_after: Duration::from_secs(30),
             fails_fast_on_locks: false,
@@ -102,14 +108,16 @@ impl MySqlStore {
     }
 
     /// Another session with the same table. The two, and all further ones, stay together on one host: when one has to
-    /// leave it, or finds the DSN's first back, the others follow at their next calls.
+    /// leave it, or finds the DSN's first back, the others follow at their next calls. Where the account may not have as
+    /// many connections, they take turns.
     #[must_use]
     pub fn sibling(&self) -> MySqlStore {
         MySqlStore {
             hosts: self.hosts.clone(),
             choice: self.choice.clone(),
             table: Table::new(&self.table.spec),
-            session: None,
+            slot: self.slot.sibling(),
+            answered_by: None,
             left: None,
             told: None,
             ..*self
@@ -134,7 +142,7 @@ impl MySqlStore {
         match ask(&mut session, &self.table) {
             Ok(answer) => {
                 session.answered();
-                self.session = Some(session);
+                self.keep(session);
                 Ok(answer)
             }
             Err(failure) => {
@@ -145,8 +153,16 @@ impl MySqlStore {
     }
 
     fn take_session(&mut self) -> Result<Session, StoreError> {
-        let kept = self.session.take().filter(|session| self.may_go_on(session));
-        kept.map_or_else(|| self.connect(), Ok)
+        self.answered_by = None;
+        let kept = self.slot.take().filter(|session| self.may_go_on(session));
+        let session = kept.map_or_else(|| self.connect_or_wait(), Ok)?;
+        self.left = None;
+        Ok(session)
+    }
+
+    fn keep(&mut self, session: Session) {
+        self.answered_by = Some(session.host);
+        self.slot.keep(session);
     }
 
     fn may_go_on(&self, session: &Session) -> bool {
@@ -164,7 +180,7 @@ impl MySqlStore {
             // lost them. For a moment's sake all sessions would be elsewhere until the first host is tried again.
             StoreError::Unavailable(text) if is_not_ready && session.not_ready < NOT_READY_MAX => {
                 session.not_ready += 1;
-                self.session = Some(session);
+                self.keep(session);
                 return StoreError::Contended(text);
             }
             // The host is the first to be tried again: it may well be up.
@@ -178,24 +194,53 @@ impl MySqlStore {
                 // A stand-in that cannot stand in is no reason to stay; the first host is where the table belongs.
                 self.left = Some(host).filter(|host| *host != 0);
             }
-            _ if error.is_answer() => self.session = Some(session),
+            _ if error.is_answer() => self.keep(session),
             _ => {}
         }
         error
     }
 
-    /// Tries every host once. When none will do, the error is the one most likely to pass by itself. A host that lacks
-    /// commits that were seen is taken only after all the others: then they are lost.
-    fn connect(&mut self) -> Result<Session, StoreError> {
-        self.compare_hosts()?;
+    /// A new session; where siblings have all the connections that the account may have, one closes its session for it.
+    fn connect_or_wait(&self) -> Result<Session, StoreError> {
+        let mut refusal = None;
+        if !self.slot.is_queued_for() {
+            match self.connect(|| self.slot.any_open()) {
+                Err(Refused::OverLimit(error)) if self.slot.any_open() => refusal = Some(error),
+                result => {
+                    let session = result.map_err(Refused::into_error)?;
+                    tracing::info!(host = session.place, "connected to the store");
+                    return Ok(session);
+                }
+            }
+        }
+        // What a sibling has just closed, the server may count for a moment longer.
+        let connected = self.slot.connect_in_turn(|| match self.connect(|| true) {
+            Err(Refused::OverLimit(error)) => {
+                refusal = Some(error);
+                None
+            }
+            result => Some(result.map_err(Refused::into_error)),
+        });
+        connected.unwrap_or_else(|| {
+            Err(refusal.unwrap_or_else(|| StoreError::Unavailable("all connections were in use".into())))
+        })
+    }
+
+    /// Tries every host once, or none after one that grants no more connections to an account whose connections are ours
+    /// to share. When none will do, the error is the one most likely to pass by itself. A host that lacks commits that
+    /// were seen is taken only after all the others: then they are lost.
+    fn connect(&self, are_ours: impl Fn() -> bool) -> Result<Session, Refused> {
+        self.compare_hosts().map_err(Refused::For)?;
         let mut failure = None;
         let mut behind = Vec::new();
         for host in self.choice.order(self.left) {
             match self.open(host, Lag::Refused) {
-                Ok(session) => return Ok(self.connected(session)),
+                Ok(session) => return Ok(session),
                 Err(Refused::Behind) => behind.push(host),
-                Err(Refused::For(error)) => {
-                    tracing::debug!(host = %self.hosts[host].name, %error, "store host skipped");
+                Err(Refused::OverLimit(error)) if are_ours() => return Err(Refused::OverLimit(error)),
+                Err(refused) => {
+                    let (error, name) = (refused.into_error(), &self.hosts[host].name);
+                    tracing::debug!(host = %name, %error, "store host skipped");
                     if !matches!(failure, Some(StoreError::Unavailable(_))) {
                         failure = Some(error);
                     }
@@ -204,12 +249,14 @@ impl MySqlStore {
         }
         for host in behind {
             match self.open(host, Lag::Taken) {
-                Ok(session) => return Ok(self.connected(session)),
+                Ok(session) => return Ok(session),
                 Err(Refused::Behind) => {}
-                Err(Refused::For(error)) => failure = Some(error),
+                Err(Refused::OverLimit(error)) if are_ours() => return Err(Refused::OverLimit(error)),
+                Err(refused) => failure = Some(refused.into_error()),
             }
         }
-        Err(failure.unwrap_or_else(|| StoreError::Unavailable("the DSN names no host".into())))
+        let error = failure.unwrap_or_else(|| StoreError::Unavailable("the DSN names no host".into()));
+        Err(Refused::For(error))
     }
 
     /// Before the first session, hosts that would grant IDs are compared with each other: an old primary that came back
@@ -274,21 +321,22 @@ impl MySqlStore {
         }
     }
 
-    fn connected(&mut self, session: Session) -> Session {
-        tracing::info!(host = session.place, "connected to the store");
-        self.left = None;
-        session
-    }
-
     /// A session with a host that will do.
     fn open(&self, host: usize, lag: Lag) -> Result<Session, Refused> {
         self.choice.trying(host, Instant::now());
         let place = self.hosts[host].name.clone();
         let judged = |failure: Failure| Refused::For(failure.judge(&place, &self.table));
+        // From here on: a sibling that is refused because of this connect has to wait, and not to fail.
+        let open = self.slot.open();
         let connected = self.hosts[host].connect(self.fails_fast_on_locks);
-        // Who knows what comes back.
-        let connected = connected.inspect_err(|_| self.choice.set_vetted(host, false));
-        let (mut conn, settings) = connected.map_err(judged)?;
+        let (mut conn, settings) = connected.map_err(|failure| {
+            if failure.is_over_limit() {
+                return Refused::OverLimit(failure.judge(&place, &self.table));
+            }
+            // Who knows what comes back.
+            self.choice.set_vetted(host, false);
+            judged(failure)
+        })?;
         let look = identity::look(&mut conn).map_err(|error| judged(error.into()))?;
         if !self.choice.trusts_every_server() {
             insist_on_no_replication(&look, &place).map_err(Refused::For)?;
@@ -317,6 +365,7 @@ impl MySqlStore {
             untold,
             not_ready: 0,
             last_answer: Instant::now(),
+            _open: open,
         })
     }
 
@@ -328,9 +377,11 @@ impl MySqlStore {
         match self.open(0, Lag::Refused) {
             Ok(session) => {
                 tracing::info!(host = session.place, "returned to the first store host");
-                self.session = Some(session);
+                self.keep(session);
             }
-            Err(Refused::For(error)) => tracing::debug!(%error, "the first store host is not back"),
+            Err(Refused::For(error) | Refused::OverLimit(error)) => {
+                tracing::debug!(%error, "the first store host is not back")
+            }
             Err(Refused::Behind) => {
                 tracing::debug!("the first store host is back, and lacks commits that were seen");
             }
@@ -340,13 +391,13 @@ impl MySqlStore {
 
 impl SegmentStore for MySqlStore {
     fn host(&self) -> Option<&str> {
-        self.session.as_ref().map(|session| session.place.as_str())
+        self.answered_by.map(|host| self.hosts[host].name.as_str())
     }
 
     fn server(&mut self) -> Result<Option<Arc<Server>>, StoreError> {
         let session = self.take_session()?;
         self.told = Some(session.server.clone());
-        self.session = Some(session);
+        self.keep(session);
         Ok(self.told.clone())
     }
 
@@ -359,7 +410,8 @@ impl SegmentStore for MySqlStore {
     }
 
     fn forget_session(&mut self) {
-        self.session = None;
+        self.answered_by = None;
+        drop(self.slot.take());
     }
 
     fn fail_fast_on_locks(&mut self) {
@@ -508,6 +560,17 @@ enum Refused {
     For(StoreError),
     /// It lacks commits that were seen.
     Behind,
+    /// The account has as many connections there as it may have.
+    OverLimit(StoreError),
+}
+
+impl Refused {
+    fn into_error(self) -> StoreError {
+        match self {
+            Refused::For(error) | Refused::OverLimit(error) => error,
+            Refused::Behind => StoreError::Unavailable("the host lacks commits that were seen".into()),
+        }
+    }
 }
 
 /// What a replica is told itself is lost, or breaks its replication.
@@ -539,6 +602,8 @@ struct Session {
     /// How often in a row the host was not ready.
     not_ready: u32,
     last_answer: Instant,
+    /// The last field: it outlives the connection.
+    _open: Open,
 }
 
 impl Session {
@@ -811,6 +876,7 @@ impl Table {
         report.facts.push(format!("{} has the columns {}, max_id and step", self.name, self.tag));
         self.judge_table(conn, &mut report)?;
         judge_durability(conn, &mut report)?;
+        judge_connections(conn, &mut report)?;
         if Settings::read(conn)?.logs_statements {
             report.warnings.push(
                 "binlog_format is STATEMENT: a server that is made read-only goes on granting IDs to a user who may \
@@ -857,6 +923,20 @@ fn judge_durability(conn: &mut Conn, report: &mut StoreReport) -> Result<(), Fai
         } else {
             let text = format!("log_bin is ON, sync_binlog is {sync_binlog}");
             judge(report, sync_binlog == 1, text, &remedy("sync_binlog"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the account may have as many connections as a server uses.
+fn judge_connections(conn: &mut Conn, report: &mut StoreReport) -> Result<(), Failure> {
+    let sql = "SHOW SESSION VARIABLES WHERE Variable_name = 'max_user_connections'";
+    for (name, limit) in rows::<(String, String)>(conn, sql, ())? {
+        if limit != "0" {
+            report.facts.push(format!(
+                "{name} of this account is {limit}: a server has RefillThreads + 1 sessions, a few more for \
+                 operators, and with fewer connections they take turns"
+            ));
         }
     }
     Ok(())
@@ -913,6 +993,14 @@ impl Failure {
     /// A Galera node takes no statements: it is without its cluster.
     fn is_not_ready(&self) -> bool {
         matches!(self, Failure::Told(mysql::Error::MySqlError(error)) if error.code == NOT_READY)
+    }
+
+    /// The account has as many connections as it may have. (A server with too many connections of all accounts is no such
+    /// case: another program would take the one that a session here gives up.)
+    fn is_over_limit(&self) -> bool {
+        let Failure::Told(mysql::Error::MySqlError(error)) = self else { return false };
+        // The second is that of every limit of an account, of which most are by the hour.
+        error.code == 1203 || error.code == 1226 && error.message.contains("max_user_connections")
     }
 
     fn judge(self, host: &str, table: &Table) -> StoreError {

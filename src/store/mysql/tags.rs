@@ -4,7 +4,7 @@ use mysql::{MySqlError, OptsBuilder, Row, Value};
 
 use super::conn::Conn;
 use super::{
-    Failure, Host, MySqlStore, Session, Table, acknowledged_rows, insist_on_writes, read, rows, schema,
+    Failure, Host, MySqlStore, Session, Slot, Table, acknowledged_rows, insist_on_writes, read, rows, schema,
 };
 use crate::store::{Created, InvalidField, Rows, StoreError, TagDetails, TagStore, no_description_column};
 
@@ -26,6 +26,7 @@ impl MySqlStore {
             hosts: self.hosts.iter().map(Host::without_database).collect(),
             // The table is yet to be made.
             vets_hosts: false,
+            slot: Slot::new(),
             ..self.sibling()
         }
     }
@@ -49,10 +50,11 @@ impl Host {
 impl TagStore for MySqlStore {
     fn refresh(&mut self) {
         self.return_to_first_host();
-        self.session = self.session.take().and_then(|mut session| {
-            let judged = insist_on_writes(&mut session.conn, &session.place);
-            judged.is_ok().then_some(session)
-        });
+        if let Some(mut session) = self.slot.take()
+            && insist_on_writes(&mut session.conn, &session.place).is_ok()
+        {
+            self.slot.keep(session);
+        }
     }
 
     fn find(&mut self, tag: &str) -> Result<Option<TagDetails>, StoreError> {
