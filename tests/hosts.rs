@@ -233,6 +233,9 @@ fn check_says_of_every_host_whether_it_is_fit() {
         ports.map(|port| said_of(&ended.stdout, port))
     };
     let position = site.pair.primary().variable("gtid_binlog_pos");
+    let [of_primary, _] = check();
+    assert!(of_primary.contains("warning") && of_primary.contains("SLAVE MONITOR"), "{of_primary}");
+    site.pair.show_replication();
     let [of_primary, of_replica] = check();
     assert!(of_primary.contains(&position) && !of_primary.contains("warning"), "{of_primary}");
     assert!(of_replica.contains(&position) && of_replica.contains("is a replica"), "{of_replica}");

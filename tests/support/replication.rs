@@ -69,6 +69,15 @@ impl Pair {
         [0, 1].map(|host| self.hosts[host].port())
     }
 
+    /// Lets the servers under test see on both hosts whether replication is running.
+    pub fn show_replication(&self) {
+        for host in &self.hosts {
+            host.exec(&format!(
+                "SET STATEMENT sql_log_bin = 0 FOR GRANT SLAVE MONITOR ON *.* TO {ACCOUNT}@127.0.0.1"
+            ));
+        }
+    }
+
     /// Waits until the replica has all that the primary has.
     pub fn await_replication(&self) {
         let position = self.primary().variable("gtid_binlog_pos");
