@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use super::readings::Readings;
 use super::tag::Tag;
-use super::watermark::Watermarks;
+use super::watermark::{WatermarkError, Watermarks};
 use crate::segment::IdRange;
 use crate::store::TagRow;
 use crate::store::server::{Continuity, Server};
@@ -83,17 +83,18 @@ pub(super) struct Debt {
 impl Failover {
     /// The guard, with what an earlier process has left in the watermark file.
     pub fn new(steps: Option<i64>, watermarks: &Watermarks) -> Self {
-        let (known, owed) = match steps {
-            Some(_) => watermarks.recall(),
-            None => (None, HashMap::new()),
-        };
-        let state = State {
-            known: known.as_deref().and_then(Server::from_text),
-            owed,
-            remembered: known.unwrap_or_default(),
-            ..State::default()
-        };
+        let state = if steps.is_some() { State::recalled(watermarks) } else { State::default() };
         Self { steps, state: Mutex::new(state), changes: AtomicU64::new(0), raises: AtomicU64::new(0) }
+    }
+
+    /// Has the watermarks found under every spelling of the table's name, and what an earlier process has left under another
+    /// one. To be called before any server was met: what was noted by then is forgotten.
+    pub fn ignore_case(&self, watermarks: &Watermarks) -> Result<(), WatermarkError> {
+        watermarks.ignore_case()?;
+        if !self.is_off() {
+            *lock(&self.state) = State::recalled(watermarks);
+        }
+        Ok(())
     }
 
     /// Whether every server is trusted.
@@ -235,6 +236,17 @@ enum Owed {
 }
 
 impl State {
+    /// What an earlier process has left in the watermark file.
+    fn recalled(watermarks: &Watermarks) -> State {
+        let (known, owed) = watermarks.recall();
+        State {
+            known: known.as_deref().and_then(Server::from_text),
+            owed,
+            remembered: known.unwrap_or_default(),
+            ..State::default()
+        }
+    }
+
     fn owe(&mut self, tag: &str, first_allowed: i64) {
         let owed = self.owed.entry(tag.into()).or_insert(first_allowed);
         *owed = first_allowed.max(*owed);
@@ -403,5 +415,40 @@ mod tests {
         let node = open();
         node.meet(&look("second"), &[]);
         assert_eq!((node.failover.counts().0, node.owed("tag")), (0, Some(50 + MARGIN)));
+    }
+
+    #[test]
+    fn what_was_left_under_another_spelling_of_the_table_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |scope| Node::new(Watermarks::open(&dir.path().join("marks.db"), scope).unwrap());
+        let node = open("Orders");
+        node.meet(&look("first"), &[]);
+        let second = look("second");
+        node.meet(&second, &[]);
+        node.read(&second, &[row("tag", 50), row("other", 70)], Extent::Whole);
+        drop(node);
+        let node = open("ORDERS");
+        node.failover.ignore_case(&node.watermarks).unwrap();
+        node.meet(&look("second"), &[]);
+        assert_eq!((node.failover.counts().0, node.owed("tag")), (0, Some(50 + MARGIN)));
+        node.pay("tag");
+        node.meet(&look("third"), &[]);
+        assert_eq!((node.failover.counts().0, node.owed("new")), (1, Some(MARGIN)), "the server was known");
+        drop(node);
+        let node = open("orders");
+        assert_eq!(node.owed("other"), Some(70 + MARGIN), "what is remembered later takes no debt away");
+    }
+
+    #[test]
+    fn different_servers_under_two_spellings_make_whichever_answers_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |scope| Node::new(Watermarks::open(&dir.path().join("marks.db"), scope).unwrap());
+        for (scope, server) in [("Orders", "first"), ("orders", "second")] {
+            open(scope).meet(&look(server), &[]);
+        }
+        let node = open("Orders");
+        node.failover.ignore_case(&node.watermarks).unwrap();
+        node.meet(&look("first"), &[]);
+        assert_eq!((node.failover.counts().0, node.owed("tag")), (1, Some(MARGIN)));
     }
 }

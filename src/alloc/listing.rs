@@ -366,11 +366,17 @@ impl Lister {
 
     /// Has the watermarks found under every name that the store takes for the table's.
     fn settle_name(&mut self) -> Result<(), StoreError> {
-        let watermarks = &self.shared.watermarks;
+        let Shared { failover, watermarks, .. } = &*self.shared;
         if self.store.ignores_case()? {
-            watermarks.ignore_case().map_err(|error| StoreError::Unavailable(error.to_string()))?;
+            let known = failover.known_position();
+            failover.ignore_case(watermarks).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+            if failover.known_position() != known {
+                // The host was chosen without it.
+                self.begin();
+                self.store.forget_session();
+            }
         }
-        watermarks.log_if_unknown();
+        self.shared.watermarks.log_if_unknown();
         Ok(())
     }
 

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 /// How much longer than since the last look at its cluster a node must have run, to have been there then.
 const UPTIME_TOLERANCE: Duration = Duration::from_secs(2);
 
+/// The text of a server that no other continues, for when the one that was known is in doubt: none has an empty name.
+pub const NO_SERVER: &str = "\n\n\n";
+
 /// A server, as it was when somebody looked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
@@ -271,6 +274,8 @@ mod tests {
         assert_eq!(server(1000, mariadb("0-1-4", "0-1-4", true)).continues(&read), Continuity::Lost);
         assert_eq!(server(2000, mariadb("0-1-5", "0-1-5", true)).continues(&read), Continuity::Doubtful);
         assert_eq!(Server::from_text("x"), None);
+        let none = Server::from_text(NO_SERVER).expect("a server");
+        assert_eq!(known.continues(&none), Continuity::Doubtful);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 
 use super::{Mark, Marks, News, WatermarkError, key};
 use crate::episode::Episode;
+use crate::store::server::NO_SERVER;
 use crate::sync::lock;
 
 /// Ends by scope and tag, which a NUL parts.
@@ -197,7 +198,7 @@ impl File {
             let owed = rest.owed.entry(key(&scope, tag_of(&before))).or_insert(first_allowed);
             *owed = first_allowed.max(*owed);
         }
-        if let Some(server) = rest.servers.remove(&self.scope) {
+        if let Some(server) = rest.take_server(&scope) {
             rest.servers.insert(scope.clone(), server);
         }
         let ends: Vec<_> = marks.iter().map(|(tag, mark)| (key(&scope, tag), mark.end)).collect();
@@ -329,6 +330,17 @@ impl Rest {
         let is_same =
             |key: &str| key.split_once('\0').is_some_and(|(other, _)| other.to_lowercase() == scope);
         of(self).extract_if(|key, _| is_same(key)).collect()
+    }
+
+    /// Takes out the server under any spelling of `scope`. If there are several, nobody knows which was the last.
+    fn take_server(&mut self, scope: &str) -> Option<String> {
+        let servers = self.servers.extract_if(|other, _| other.to_lowercase() == scope);
+        let servers: BTreeSet<_> =
+            servers.map(|(_, server)| server).filter(|text| !text.is_empty()).collect();
+        match servers.len() {
+            0 | 1 => servers.into_iter().next(),
+            _ => Some(NO_SERVER.to_owned()),
+        }
     }
 }
 
