@@ -14,10 +14,10 @@ pub const LEFT_MIN: i64 = 100_000_000_000_000_000;
 /// The highest `max_id`, and the highest first ID, that a person may set.
 pub const MAX_ID_MAX: i64 = i64::MAX - LEFT_MIN;
 
-/// A reservation takes at most this part of what is left below 2^63, unless a step is more.
+/// A reservation takes at most this part of what is left below 2^63, unless a step is more; and so do FailoverSteps.
 pub const LEFT_PER_RESERVATION: i64 = 1000;
 
-/// For what others may have taken before a database server lost it, a row is raised by at most this part of what is left
+/// For its growth before a database server lost commits, a row is raised by at most this part of what is left
 /// below 2^63, each time.
 pub const LEFT_PER_FAILOVER: i64 = 1_000_000;
 

@@ -14,9 +14,10 @@ use tracing::{error, info, warn};
 use super::readings::Readings;
 use super::tag::Tag;
 use super::watermark::{WatermarkError, Watermarks};
+use crate::bounds::{STEP_MAX, reservation_max};
 use crate::segment::IdRange;
-use crate::store::TagRow;
 use crate::store::server::{Continuity, Server};
+use crate::store::{Floor, TagRow};
 use crate::sync::lock;
 
 /// So many tags that are raised after one change of server are named in the log.
@@ -102,9 +103,23 @@ impl Failover {
         self.steps.is_none()
     }
 
-    /// What a row of this step may lack at least, in IDs.
-    pub fn margin(&self, step: i64) -> i64 {
-        self.steps.unwrap_or(0).saturating_mul(step.max(1))
+    /// What a row of this step, of which the IDs below `highest` may be granted, may lack at least, in IDs. Like a
+    /// reservation, it is a small part of what is left: FailoverSteps times a step, both as large as may be, is a tenth.
+    fn margin(&self, step: i64, highest: i64) -> i64 {
+        // A row's step is what somebody wrote: one that is too large is mended later, and must not use up the tag.
+        let step = step.clamp(1, STEP_MAX);
+        self.steps.unwrap_or(0).saturating_mul(step).min(reservation_max(highest, step))
+    }
+
+    /// From where a reservation that owes this is granted; the tag was granted IDs up to `granted`.
+    pub fn floor(&self, debt: Debt, step: i64, granted: i64) -> Floor {
+        match debt.owed {
+            Some(owed) => {
+                let first_allowed = owed.max(granted);
+                Floor::Leap { first_allowed, ahead: self.margin(step, first_allowed) }
+            }
+            None => Floor::Refuse(granted),
+        }
     }
 
     /// How far the log was when an earlier process last read the table.
@@ -148,7 +163,7 @@ impl Failover {
                 let now = Instant::now();
                 for (tag, step) in tags() {
                     let granted = watermarks.get(tag);
-                    let margin = self.margin(step);
+                    let margin = |highest| self.margin(step, highest);
                     if let Some(expected) = readings.expected(tag, granted, margin, now) {
                         state.owe(tag, expected);
                     }
@@ -172,7 +187,7 @@ impl Failover {
         for row in rows {
             if state.is_new(&row.name) {
                 let base = watermarks.get(&row.name).unwrap_or(0).max(row.max_id).max(0);
-                state.owe(&row.name, base.saturating_add(self.margin(row.step)));
+                state.owe(&row.name, base.saturating_add(self.margin(row.step, base)));
             }
         }
         // Others may have met another server while this one was read.
@@ -186,7 +201,7 @@ impl Failover {
     pub fn debt(&self, tag: &Tag, granted: i64) -> Debt {
         let state = lock(&self.state);
         let owed = match state.is_new(tag.name()) {
-            true => Some(granted.saturating_add(self.margin(tag.step()))),
+            true => Some(granted.saturating_add(self.margin(tag.step(), granted))),
             false => state.owed.get(tag.name()).copied(),
         };
         Debt { epoch: state.epoch, owed }
@@ -197,7 +212,7 @@ impl Failover {
         let mut state = lock(&self.state);
         if debt.epoch != state.epoch {
             // The server that granted it has been left since: what it granted may be lost as well.
-            state.owe(tag.name(), granted.end.saturating_add(self.margin(tag.step())));
+            state.owe(tag.name(), granted.end.saturating_add(self.margin(tag.step(), granted.end)));
             state.is_durable = false;
             return;
         }
@@ -450,5 +465,32 @@ mod tests {
         node.failover.ignore_case(&node.watermarks).unwrap();
         node.meet(&look("first"), &[]);
         assert_eq!((node.failover.counts().0, node.owed("tag")), (1, Some(MARGIN)));
+    }
+
+    #[test]
+    fn a_change_of_server_takes_a_small_part_of_what_is_left_or_a_step() {
+        let watermarks = Watermarks::default();
+        let failover = Failover::new(Some(1_000_000_000), &watermarks);
+        assert_eq!(failover.margin(5, 0), 5_000_000_000);
+        assert_eq!(failover.margin(STEP_MAX, 0), i64::MAX / 1000);
+        assert_eq!(failover.margin(i64::MAX, 0), i64::MAX / 1000, "a step that is to be mended");
+        assert_eq!(failover.margin(0, 0), 1_000_000_000);
+        assert_eq!(failover.margin(10, i64::MAX - 50_000), 50);
+        assert_eq!(failover.margin(10, i64::MAX - 50), 10);
+        let node = Node { failover, readings: Readings::default(), watermarks };
+        let (first, second) = (look("first"), look("second"));
+        node.meet(&first, &[]);
+        let rows = ["known", "new"].map(|name| TagRow { step: STEP_MAX, ..row(name, 0) });
+        node.read(&first, &rows[..1], Extent::Whole);
+        node.failover.meet(&second, || vec![("known", STEP_MAX)], &node.readings, &node.watermarks);
+        node.read(&second, &rows, Extent::Whole);
+        for row in &rows {
+            let tag = Tag::new(&row.name, STEP_MAX, Policy::default(), Instant::now());
+            let debt = node.failover.debt(&tag, 0);
+            let part = i64::MAX / 1000;
+            assert_eq!(debt.owed, Some(part), "{}", row.name);
+            let floor = node.failover.floor(debt, STEP_MAX, 0);
+            assert_eq!(floor, Floor::Leap { first_allowed: part, ahead: (i64::MAX - part) / 1000 });
+        }
     }
 }

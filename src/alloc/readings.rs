@@ -68,8 +68,14 @@ impl Readings {
     }
 
     /// Past everything that all nodes may have been granted by now: the highest of what was read and `granted`, and what
-    /// may have been taken since, but at least `margin`. `None`: the row was never read.
-    pub fn expected(&self, tag: &str, granted: Option<i64>, margin: i64, now: Instant) -> Option<i64> {
+    /// may have been taken since, but at least the margin above that highest. `None`: the row was never read.
+    pub fn expected(
+        &self,
+        tag: &str,
+        granted: Option<i64>,
+        margin: impl FnOnce(i64) -> i64,
+        now: Instant,
+    ) -> Option<i64> {
         let reading = *lock(&self.rows).get(&self.hasher.hash_one(tag))?;
         let elapsed_s = f64::from(self.ticks(now).saturating_sub(reading.at)) / f64::from(TICKS_PER_S);
         let highest = reading.highest.max(granted.unwrap_or(0)).max(0);
@@ -78,7 +84,7 @@ impl Readings {
         let taken_max = (i64::MAX - highest) / LEFT_PER_FAILOVER;
         // A cast from floating point saturates.
         let taken = taken_max.min((f64::from(reading.growth_per_s) * elapsed_s * HEADROOM) as i64);
-        Some(highest.saturating_add(margin.max(taken)))
+        Some(highest.saturating_add(margin(highest).max(taken)))
     }
 
     fn ticks(&self, at: Instant) -> u32 {
@@ -122,17 +128,17 @@ mod tests {
             readings
                 .note([("busy", 1000 * i64::try_from(seconds).expect("small")), ("quiet", 50)], at(seconds));
         }
-        assert_eq!(readings.expected("quiet", None, 100, at(3600)), Some(150), "at least the margin");
+        assert_eq!(readings.expected("quiet", None, |_| 100, at(3600)), Some(150), "at least the margin");
         assert_eq!(
-            readings.expected("quiet", Some(500), 100, at(10)),
+            readings.expected("quiet", Some(500), |_| 100, at(10)),
             Some(600),
             "from what was granted here"
         );
-        assert_eq!(readings.expected("busy", None, 100, at(10)), Some(10_100));
-        let expected = readings.expected("busy", None, 100, at(20)).expect("it was read");
+        assert_eq!(readings.expected("busy", None, |_| 100, at(10)), Some(10_100));
+        let expected = readings.expected("busy", None, |_| 100, at(20)).expect("it was read");
         assert!((29_900..=30_100).contains(&expected), "{expected}");
-        assert_eq!(readings.expected("other", None, 100, at(10)), None);
-        assert_eq!(readings.expected("busy", None, i64::MAX, at(10)), Some(i64::MAX));
+        assert_eq!(readings.expected("other", None, |_| 100, at(10)), None);
+        assert_eq!(readings.expected("busy", None, |_| i64::MAX, at(10)), Some(i64::MAX));
     }
 
     #[test]
@@ -143,7 +149,7 @@ mod tests {
         for outage in 0..1000_u64 {
             let at = |seconds: u64| start + Duration::from_secs(outage * 600 + seconds);
             readings.note([("a", max_id)], at(10));
-            max_id = readings.expected("a", None, 1000, at(600)).expect("it was read");
+            max_id = readings.expected("a", None, |_| 1000, at(600)).expect("it was read");
         }
         assert!(max_id < i64::MAX / 500, "{max_id}");
     }

@@ -392,13 +392,7 @@ impl Refiller {
     fn reserve(&mut self, tag: &Tag, amount: i64) -> Result<(IdRange, Debt), StoreError> {
         let debt = self.debt(tag)?;
         let granted = self.granted(tag);
-        let floor = match debt.owed {
-            Some(owed) => Floor::Leap {
-                first_allowed: owed.max(granted),
-                ahead: self.shared.failover.margin(tag.step()),
-            },
-            None => Floor::Refuse(granted),
-        };
+        let floor = self.shared.failover.floor(debt, tag.step(), granted);
         Ok((self.reserve_above(tag, amount, floor)?, debt))
     }
 
