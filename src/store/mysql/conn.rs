@@ -9,8 +9,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ const ROWS_PER_DEADLINE: usize = 10_000;
 /// A connect is to reach the host, and then to get in: each may take as long as the DSN's `timeout`.
 const CONNECT_PHASES: u32 = 2;
 
-/// The most connects to one host that nobody waits for any more, and that are not over.
+/// With so many connects to one host that nobody waits for any more, and that are not over, no further one begins.
 const LATE_CONNECTS_MAX: u32 = 8;
 
 /// A server's error when it prepares no more statements: `max_prepared_stmt_count`.
@@ -212,28 +213,25 @@ pub(super) struct LateConnects(Arc<AtomicU32>);
 
 impl LateConnects {
     fn connect(&self, opts: &Opts, limit: Duration) -> Result<mysql::Conn, mysql::Error> {
-        // Relaxed: a count, no more. Sessions that look at the same moment may exceed the limit by one each.
+        // Relaxed: a count, no more. Sessions that wait for a connect at the same time may exceed the limit by one each.
         if self.0.load(Relaxed) >= LATE_CONNECTS_MAX {
             return Err(no_answer_in_time());
         }
-        let (give, take) = mpsc::sync_channel(1);
+        // Without a buffer, `send` fails exactly if the result was not taken.
+        let (give, take) = mpsc::sync_channel(0);
         let (opts, late) = (opts.clone(), self.0.clone());
-        late.fetch_add(1, Relaxed);
-        let connect = thread::Builder::new().name("idalloc-connect".to_owned()).spawn({
-            let late = late.clone();
-            move || {
-                // A taker that has left drops the connection.
-                let _ = give.send(mysql::Conn::new(opts));
+        thread::Builder::new().name("idalloc-connect".to_owned()).spawn(move || {
+            // Something is sent after a panic too: it may be counted as late.
+            let connected = catch_unwind(AssertUnwindSafe(|| mysql::Conn::new(opts)));
+            let result = connected.unwrap_or_else(|_| Err(io::Error::other("the connect panicked").into()));
+            if give.send(result).is_err() {
                 late.fetch_sub(1, Relaxed);
             }
-        });
-        if let Err(error) = connect {
-            late.fetch_sub(1, Relaxed);
-            return Err(error.into());
-        }
-        take.recv_timeout(limit).unwrap_or_else(|error| match error {
-            RecvTimeoutError::Timeout => Err(no_answer_in_time()),
-            RecvTimeoutError::Disconnected => Err(io::Error::other("the connect panicked").into()),
+        })?;
+        take.recv_timeout(limit).unwrap_or_else(|_| {
+            // `take` is dropped after this, and `send` fails after that: the thread uncounts what is counted here.
+            self.0.fetch_add(1, Relaxed);
+            Err(no_answer_in_time())
         })
     }
 }
@@ -344,9 +342,78 @@ impl Watchdog {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
 
+    use mysql::OptsBuilder;
+
     use super::*;
+
+    /// No test gets to this limit.
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    /// A host that accepts connections, and says nothing.
+    fn silent_host() -> (TcpListener, Opts) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let opts = OptsBuilder::new().ip_or_hostname(Some("127.0.0.1")).tcp_port(port).prefer_socket(false);
+        (listener, opts.into())
+    }
+
+    fn is_late(result: &Result<mysql::Conn, mysql::Error>) -> bool {
+        matches!(result, Err(mysql::Error::IoError(error)) if error.kind() == io::ErrorKind::TimedOut)
+    }
+
+    enum Event {
+        Accepted(TcpStream),
+        Ended(Result<mysql::Conn, mysql::Error>),
+    }
+
+    #[test]
+    fn a_connect_that_somebody_waits_for_is_not_late() {
+        const CONNECTS: u32 = 2 * LATE_CONNECTS_MAX;
+        let (listener, opts) = silent_host();
+        let late = LateConnects::default();
+        let (tell, events) = mpsc::channel();
+        for _ in 0..CONNECTS {
+            let (tell, opts, late) = (tell.clone(), opts.clone(), late.clone());
+            thread::spawn(move || tell.send(Event::Ended(late.connect(&opts, NEVER))));
+        }
+        thread::spawn(move || {
+            listener.incoming().map_while(Result::ok).try_for_each(|host| tell.send(Event::Accepted(host)))
+        });
+        let next = || events.recv().unwrap();
+        let all: Vec<_> = (0..CONNECTS)
+            .map(|_| match next() {
+                Event::Accepted(host) => host,
+                Event::Ended(result) => panic!("a connect ended before the host said anything: {result:?}"),
+            })
+            .collect();
+        drop(all);
+        for _ in 0..CONNECTS {
+            // The host ends each, which is no matter of time.
+            assert!(matches!(next(), Event::Ended(result) if !is_late(&result)));
+        }
+        assert_eq!(late.0.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_connect_that_nobody_waits_for_is_late_until_it_is_over() {
+        let (listener, opts) = silent_host();
+        let late = LateConnects::default();
+        for count in 1..=LATE_CONNECTS_MAX {
+            assert!(is_late(&late.connect(&opts, Duration::from_millis(1))));
+            assert_eq!(late.0.load(Relaxed), count);
+        }
+        assert!(is_late(&late.connect(&opts, NEVER)), "one too many, which does not wait");
+        // The host takes no more, and ends what it had.
+        drop(listener);
+        while late.0.load(Relaxed) > 0 {
+            thread::yield_now();
+        }
+        assert!(!is_late(&late.connect(&opts, NEVER)), "it is refused, and not late");
+        assert_eq!(late.0.load(Relaxed), 0);
+    }
 
     #[test]
     fn a_statement_as_text_holds_its_parameters() {
