@@ -207,6 +207,14 @@ impl Failover {
         Debt { epoch: state.epoch, owed }
     }
 
+    /// The lowest ID that the tag's next reservation may be granted of a row at `max_id`; it was granted IDs up to `granted`.
+    pub fn first_grantable(&self, tag: &Tag, max_id: i64, granted: i64) -> i64 {
+        match self.floor(self.debt(tag, granted), tag.step(), granted) {
+            Floor::Leap { first_allowed, ahead } => first_allowed.max(max_id.saturating_add(ahead)),
+            Floor::Refuse(_) | Floor::Raise(_) => max_id,
+        }
+    }
+
     /// A reservation that paid this debt was granted, and is durable in the watermark file.
     pub fn paid(&self, tag: &Tag, debt: Debt, granted: IdRange, watermarks: &Watermarks) {
         let mut state = lock(&self.state);

@@ -565,8 +565,16 @@ impl Shared {
         }
     }
 
-    fn observe(&self, tag: &Arc<Tag>, row: &TagRow, read_at: Instant) {
-        let mended = tag.observe_row(row.step, row.max_id, read_at);
+    pub(super) fn observe(&self, tag: &Arc<Tag>, row: &TagRow, read_at: Instant) {
+        // A row that cannot pay what it owes stays exhausted: else it would look mended at each listing.
+        let first_grantable = match tag.fault() {
+            Some(Fault::Exhausted) => {
+                let granted = self.watermarks.get(&row.name).unwrap_or(0);
+                self.failover.first_grantable(tag, row.max_id, granted)
+            }
+            _ => row.max_id,
+        };
+        let mended = tag.observe_owing_row(row.step, row.max_id, first_grantable, read_at);
         if mended.is_some() {
             info!(tag = tag.name(), "the tag's row is mended");
         }

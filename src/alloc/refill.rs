@@ -368,23 +368,23 @@ impl Refiller {
 
     /// So many as `job` wants are not left above `max_id`. The last IDs below 2^63 are served too; they do not make a
     /// whole lease.
-    fn take_the_last(&mut self, tag: &Arc<Tag>, job: Job, max_id: i64) -> Result<(), Failure> {
-        match job {
-            Job::Extend(_) if max_id == i64::MAX => {
-                self.refuse(tag, Fault::Exhausted);
-                Ok(())
-            }
-            Job::Extend(_) => {
-                // A step at a time: other servers want of the rest too.
-                let rest = (i64::MAX - max_id.max(0)).min(tag.step());
-                let (range, debt) = self.reserve(tag, rest)?;
-                self.hand_over(tag, Job::Extend(rest), range, Some(debt))
-            }
-            Job::Lease(caller, _) => {
-                tag.refuse_lease(caller);
-                Ok(())
+    fn take_the_last(&mut self, tag: &Arc<Tag>, job: Job, mut max_id: i64) -> Result<(), Failure> {
+        if let Job::Lease(caller, _) = job {
+            tag.refuse_lease(caller);
+            return Ok(());
+        }
+        while max_id < i64::MAX {
+            // A step at a time: other servers want of the rest too.
+            let rest = (i64::MAX - max_id.max(0)).min(tag.step());
+            match self.reserve(tag, rest) {
+                Ok((range, debt)) => return self.hand_over(tag, Job::Extend(rest), range, Some(debt)),
+                // The row has less than what the tag owes would leave, or others took of it.
+                Err(StoreError::Overflow { max_id: higher }) if higher > max_id => max_id = higher,
+                Err(error) => return Err(error.into()),
             }
         }
+        self.refuse(tag, Fault::Exhausted);
+        Ok(())
     }
 
     /// Reserves only above what was granted before: a row below that is refused, and stays as it is. But where another
@@ -530,7 +530,7 @@ impl Refiller {
                 self.shared.listing.request();
             }
             StoreError::Unreadable(reason) => self.refuse(tag, Fault::unreadable(&reason)),
-            // An overflow that gets here means that another node took of the rest meanwhile.
+            // An overflow that gets here is one on a row that went back meanwhile.
             StoreError::Contended(_)
             | StoreError::Unexpected(_)
             | StoreError::GoneBack { .. }
@@ -564,11 +564,87 @@ impl Refiller {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::alloc::AllocatorConfig;
+    use crate::alloc::failover::Extent;
     use crate::alloc::sizing::Policy;
+    use crate::alloc::watermark::Watermarks;
+    use crate::config::{Identifier, TableSpec};
+    use crate::dsn::Dsn;
+    use crate::store::server::Server;
+    use crate::store::{TagDetails, TagRow, TagStore};
 
     fn tag(name: &str) -> Arc<Tag> {
         Arc::new(Tag::new(name, 1, Policy::default(), Instant::now()))
+    }
+
+    const STEP: i64 = 10;
+
+    /// A refiller on a table with one row, at `max_id`, another way to that table, and the row's tag. Before a change of
+    /// server the row was read at `known_max_id`.
+    fn after_change_of_server(
+        file: &Path,
+        max_id: i64,
+        known_max_id: i64,
+    ) -> (Refiller, Box<dyn TagStore>, Arc<Tag>) {
+        let name = |text| Identifier::new(text).expect("a name");
+        let table = TableSpec { database: None, name: name("segments"), tag_column: name("app_tag") };
+        let open = crate::store::factory(&Dsn::Sqlite(file.into()), &table);
+        let mut store = open();
+        store.create_table().expect("made");
+        store
+            .insert(&TagDetails { name: "a".into(), step: STEP, max_id, description: None })
+            .expect("inserted");
+        let config = AllocatorConfig {
+            refill_threads: 1,
+            preload_tags: 0,
+            tag_reload: Duration::from_secs(1),
+            policy: Policy::default().into(),
+            on_regression: OnRegression::Refuse,
+            failover_steps: Some(1000),
+            trim: || (),
+        };
+        let shared = Arc::new(Shared::new(config, Watermarks::default()));
+        let server = |name: &str| Arc::new(Server::from_text(&format!("{name}\n\n\n")).expect("a server"));
+        let second = server("second");
+        shared.meet(&server("first"));
+        shared.meet(&second);
+        let row = TagRow { name: "a".into(), step: STEP, max_id: known_max_id };
+        shared.failover.read(&second, &[row], Extent::Whole, &shared.watermarks);
+        let refiller = Refiller { shared, store: open(), duty: Duty::Any, failures: 0 };
+        let tag = Arc::new(Tag::new("a", STEP, Policy::default(), Instant::now()));
+        (refiller, store, tag)
+    }
+
+    #[test]
+    fn a_tag_with_less_left_than_it_owes_is_exhausted_and_stays_so() {
+        for (known_max_id, max_id) in [(5, i64::MAX - 5), (i64::MAX - 5, i64::MAX - 5), (i64::MAX - 5, 100)] {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut refiller, mut store, tag) =
+                after_change_of_server(&dir.path().join("ids.db"), max_id, known_max_id);
+            for _ in 0..2 {
+                assert!(refiller.carry_out(&tag, Job::Extend(STEP)).is_ok());
+                assert_eq!(tag.fault(), Some(Fault::Exhausted), "{known_max_id} {max_id}");
+                let rows = store.list_tags(1).unwrap();
+                assert_eq!(rows[0].max_id, max_id, "the row stays as it is");
+                refiller.shared.observe(&tag, &rows[0], Instant::now());
+                assert_eq!(tag.fault(), Some(Fault::Exhausted), "the listing mends nothing");
+            }
+        }
+    }
+
+    #[test]
+    fn what_fits_above_what_a_tag_owes_is_granted_down_to_the_last_id() {
+        // It owes up to 5 below the end, and the row, which others have raised, up to 2 below.
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ids.db");
+        let (mut refiller, _store, tag) = after_change_of_server(&file, i64::MAX - 12, i64::MAX - 15);
+        assert!(refiller.carry_out(&tag, Job::Extend(STEP)).is_ok());
+        assert_eq!((tag.fault(), tag.figures(Duration::ZERO, Instant::now()).left), (None, 2));
+        assert!(refiller.carry_out(&tag, Job::Extend(STEP)).is_ok());
+        assert_eq!(tag.fault(), Some(Fault::Exhausted));
     }
 
     fn next(queue: &RefillQueue) -> String {

@@ -51,8 +51,8 @@ pub enum Fault {
         /// The highest end that was granted, and the lowest `max_id` that mends the row.
         granted: i64,
     },
-    /// 2^63 is reached.
-    #[error("all its IDs below 2^63 are handed out")]
+    /// 2^63 is reached, or may have been before another database server answered.
+    #[error("all its IDs below 2^63 are handed out, or may be")]
     Exhausted,
     /// The file that granted its IDs is not where it was: another one there may grant them again.
     #[error(
@@ -241,7 +241,7 @@ pub enum TagState {
     Starving,
     /// The row is at fault.
     Broken,
-    /// No ID below 2^63 is left in the store.
+    /// No ID below 2^63 is left in the store that is sure to be new.
     Exhausted,
     /// IDs are, or were, in memory.
     Serving,
@@ -785,6 +785,18 @@ impl Tag {
     /// Takes note of the row as it was read, in a reading that began at `read_at`. Returns the urgency with which to enqueue
     /// the tag, if the row was mended.
     pub fn observe_row(&self, step: i64, max_id: i64, read_at: Instant) -> Option<Urgency> {
+        self.observe_owing_row(step, max_id, max_id, read_at)
+    }
+
+    /// As [`Self::observe_row`], of a row of which no ID below `first_grantable` is granted: a tag is exhausted until there
+    /// is one above.
+    pub fn observe_owing_row(
+        &self,
+        step: i64,
+        max_id: i64,
+        first_grantable: i64,
+        read_at: Instant,
+    ) -> Option<Urgency> {
         let mut state = self.lock();
         state.step = step;
         state.max_id_seen = state.max_id_seen.max(max_id);
@@ -794,7 +806,7 @@ impl Tag {
             Some(Fault::Unreadable(_)) => true,
             Some(Fault::NegativeMaxId) => max_id >= 0,
             Some(Fault::Regression { granted }) => max_id >= granted,
-            Some(Fault::Exhausted) => max_id < i64::MAX,
+            Some(Fault::Exhausted) => first_grantable < i64::MAX,
             Some(Fault::StoreReplaced) | None => false,
         };
         if mended {
