@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+#[cfg(target_os = "linux")]
+use socket2::SockFilter;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -54,6 +56,7 @@ impl Acceptor {
                 Err(error) => self.pause_after(&error).await,
             }
         }
+        refuse_handshakes(listener);
         for _ in 0..self.connections_max {
             let Ok((stream, _)) = listener.accept() else { return };
             self.dispatch(stream, &lingering);
@@ -120,6 +123,34 @@ impl Acceptor {
     }
 }
 
+/// From here on nobody connects any more. A close resets connections that are not accepted yet, and their clients cannot
+/// know whether what they sent was taken. A SYN without an answer is sent again, and is refused once the listener is closed:
+/// then nothing was sent, and the client may try another server. Connections whose SYN was answered get in.
+fn refuse_handshakes(listener: &TcpListener) {
+    #[cfg(target_os = "linux")]
+    {
+        const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+        const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+        const JUMP_UNLESS_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+        /// Where a TCP header has its flags (RFC 9293, 3.1).
+        const FLAGS_OFFSET: u32 = 13;
+        const SYN: u32 = 0x02;
+        const ACK: u32 = 0x10;
+        let drop_handshakes = [
+            SockFilter::new(LOAD_BYTE, 0, 0, FLAGS_OFFSET),
+            SockFilter::new(AND, 0, 0, SYN | ACK),
+            SockFilter::new(JUMP_UNLESS_EQUAL, 0, 1, SYN),
+            SockFilter::new(RETURN, 0, 0, 0),
+            SockFilter::new(RETURN, 0, 0, u32::MAX),
+        ];
+        // Without it, the end is as it is on other systems.
+        let _ = SockRef::from(listener).attach_filter(&drop_handshakes);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = listener;
+}
+
 /// Makes the listener known to the runtime.
 fn register(listener: &TcpListener) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
     // SAFETY: the descriptor is that of `listener`, which is open for as long as it is borrowed.
@@ -147,7 +178,7 @@ async fn linger(stream: TcpStream, _lingering: Rc<()>) {
 mod tests {
     use super::*;
     use crate::http::counters::Counters;
-    use std::io::Read as _;
+    use std::io::{Read as _, Write as _};
     use std::sync::atomic::AtomicUsize;
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -186,5 +217,25 @@ mod tests {
         });
         assert_eq!(acceptor.service.counters.connections.accepted(), 2);
         assert_eq!(acceptor.service.counters.connections.refused(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn before_the_listener_closes_nobody_new_gets_in_and_nobody_who_has_is_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut early = TcpStream::connect(address).unwrap();
+        refuse_handshakes(&listener);
+        let late = TcpStream::connect_timeout(&address, Duration::from_millis(200));
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut, "its SYN has no answer");
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(listener);
+        accepted.set_nonblocking(false).unwrap();
+        early.write_all(b"x").unwrap();
+        assert_eq!((&accepted).read(&mut [0; 2]).unwrap(), 1);
+        let refused = TcpStream::connect_timeout(&address, Duration::from_secs(5));
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 }
