@@ -505,9 +505,11 @@ fn a_change_that_waits_for_a_locked_row_does_not_hold_up_the_end() {
     }
     // The server would wait for the row for three seconds, and then for its answer to be read.
     database.pause();
-    server.signal(libc::SIGTERM);
-    server.signal(libc::SIGINT);
     let signalled = Instant::now();
+    server.signal(libc::SIGTERM);
+    // Within 100 ms it would be the same one.
+    std::thread::sleep(Duration::from_millis(150));
+    server.signal(libc::SIGINT);
     server.wait();
     assert!(signalled.elapsed() < Duration::from_secs(3), "{:?}", signalled.elapsed());
     database.resume();
