@@ -128,7 +128,7 @@ impl Server {
         self.service.draining.store(true, Relaxed);
     }
 
-    /// Serves on for so long, or until nobody has been there for [`NOBODY_LEFT`]: so balancers find out, and clients go
+    /// Serves on for so long, or until nobody has been there for `NOBODY_LEFT`: so balancers find out, and clients go
     /// elsewhere.
     pub fn await_departures(&self, limit: Duration) {
         let connections = &self.service.counters.connections;
