@@ -1958,6 +1958,26 @@ mod sqlite_files {
         assert_eq!(ends, expected);
     }
 
+    /// A server tries again; a command does not, and a commit may take more than a second on a busy disk.
+    #[test]
+    fn who_calls_once_waits_longer_for_the_lock_than_a_server() {
+        let (_dir, path) = temp();
+        let mut once = open_file(&path);
+        let mut server =
+            idalloc::store::factory(&Dsn::Sqlite(path.as_path().into()), &table("segments", "app_tag"))();
+        once.check().expect("check");
+        server.check().expect("check");
+        let locker = rusqlite::Connection::open(&path).expect("open");
+        locker.execute_batch("BEGIN IMMEDIATE").expect("lock");
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| once.reserve("test_business", 10));
+            let result = server.reserve("test_business", 10);
+            assert!(matches!(result, Err(StoreError::Contended(_))), "{result:?}");
+            locker.execute_batch("ROLLBACK").expect("unlock");
+            assert_eq!(waiting.join().expect("the call"), Ok(10));
+        });
+    }
+
     #[test]
     fn what_was_reserved_is_there_after_reopening() {
         let (_dir, path) = temp();

@@ -300,10 +300,14 @@ pub fn factory(dsn: &Dsn, table: &TableSpec) -> Factory {
     }
 }
 
-/// One session for itself, as of [`factory`].
+/// One session for itself, as of [`factory`]; that with a file waits longer for the file's lock, for a caller that does
+/// not try again.
 #[must_use]
 pub fn open(dsn: &Dsn, table: &TableSpec) -> Box<dyn TagStore> {
-    factory(dsn, table)()
+    match dsn {
+        Dsn::MySql(_) => factory(dsn, table)(),
+        Dsn::Sqlite(dsn) => Box::new(sqlite::SqliteStore::single(dsn, table)),
+    }
 }
 
 /// The SQL that [`TagStore::create_table`] runs where nothing is there.

@@ -30,9 +30,12 @@ use super::{
 use crate::config::TableSpec;
 use crate::dsn::SqliteDsn;
 
-/// How long to wait for another process to finish its write: many times what a commit takes, and less than the end of this
-/// process may take. One that is stopped in the middle of a commit is waited for so long at each try.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a server's statement on an open file waits for the lock: many times what a commit mostly takes, and so short
+/// that a process that is stopped in the middle of a commit is soon named. The server tries again.
+const SERVER_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long everybody else waits: who opens the file, makes the table, or calls once, as an operator's command does. A
+/// commit may take more than a second on a disk that is busy. Less than the end of this process may take.
+const SINGLE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// What a session keeps of the file: a reservation reads the way to one row, which is three or four pages of 4 KiB.
 const CACHE_KIB: i64 = 256;
 
@@ -50,6 +53,8 @@ pub struct SqliteStore {
     /// Shared with the other sessions.
     file: Arc<DatabaseFile>,
     table: Table,
+    /// How long a statement waits for the lock, once the file is open.
+    wait_max: Duration,
     session: Option<Session>,
 }
 
@@ -58,7 +63,17 @@ impl SqliteStore {
     /// opens the file, which must be there, with the table in it. All sessions use that file, whatever is at its path later.
     pub fn factory(dsn: &SqliteDsn, table: &TableSpec) -> impl Fn() -> SqliteStore + Send + Sync + use<> {
         let (file, table) = (Arc::new(DatabaseFile::new(dsn)), table.clone());
-        move || SqliteStore { file: file.clone(), table: Table::new(&table), session: None }
+        move || SqliteStore {
+            file: file.clone(),
+            table: Table::new(&table),
+            wait_max: SERVER_WAIT_MAX,
+            session: None,
+        }
+    }
+
+    /// Prepares one session, as [`SqliteStore::factory`] does, for somebody who calls once: it waits longer for the lock.
+    pub fn single(dsn: &SqliteDsn, table: &TableSpec) -> SqliteStore {
+        SqliteStore { wait_max: SINGLE_WAIT_MAX, ..Self::factory(dsn, table)() }
     }
 
     /// Runs `ask` on the open file, which is opened anew after an error that leaves its state in doubt. What `ask` did
@@ -115,6 +130,7 @@ impl SqliteStore {
         // Where there is no shared memory, SQLite does without a journal of this kind.
         let identify = |path: PathBuf| FileId::of(&path).ok().map(|id| (path, id));
         let companions = companions(self.file.path()).into_iter().filter_map(identify).collect();
+        db.busy_timeout(self.wait_max)?;
         Ok(Session { db, has_update_time, companions })
     }
 
@@ -129,7 +145,7 @@ impl SqliteStore {
 fn open_existing(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)?;
-    db.busy_timeout(BUSY_TIMEOUT)?;
+    db.busy_timeout(SINGLE_WAIT_MAX)?;
     db.pragma_update(None, "synchronous", "FULL")?;
     // On macOS only this reaches the disk; elsewhere it changes nothing.
     db.pragma_update(None, "fullfsync", "ON")?;
@@ -258,7 +274,7 @@ fn enter_wal_mode(db: &Connection) -> rusqlite::Result<()> {
         match db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())) {
             Err(error)
                 if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && start.elapsed() < BUSY_TIMEOUT =>
+                    && start.elapsed() < SINGLE_WAIT_MAX =>
             {
                 thread::sleep(WAL_RETRY);
             }
