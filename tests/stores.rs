@@ -1960,11 +1960,11 @@ mod sqlite_files {
 
     /// A server tries again; a command does not, and a commit may take more than a second on a busy disk.
     #[test]
-    fn who_calls_once_waits_longer_for_the_lock_than_a_server() {
+    fn who_calls_once_waits_longer_for_the_lock_than_who_tries_again() {
         let (_dir, path) = temp();
         let mut once = open_file(&path);
-        let mut server =
-            idalloc::store::factory(&Dsn::Sqlite(path.as_path().into()), &table("segments", "app_tag"))();
+        let mut server = open_file(&path);
+        server.expect_retries();
         once.check().expect("check");
         server.check().expect("check");
         let locker = rusqlite::Connection::open(&path).expect("open");

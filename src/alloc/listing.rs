@@ -395,8 +395,9 @@ impl Lister {
         Ok(())
     }
 
-    /// Has the session use what an earlier process knew of the servers, or trust all of them.
+    /// Tells the session what it needs: that readings are tried again, and what an earlier process knew of the servers.
     pub fn begin(&mut self) {
+        self.store.expect_retries();
         match self.shared.failover.known_position() {
             _ if self.shared.failover.is_off() => self.store.trust_every_server(),
             Some(position) => self.store.recall(&position),

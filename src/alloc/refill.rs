@@ -323,6 +323,7 @@ impl From<StoreError> for Failure {
 impl Refiller {
     /// Serves the queue until it is stopped, and hands back the session.
     pub fn run(mut self) -> Box<dyn SegmentStore> {
+        self.store.expect_retries();
         if self.duty == Duty::Sound {
             self.store.fail_fast_on_locks();
         }

@@ -139,6 +139,10 @@ pub trait SegmentStore: Send {
     /// wait, or after the shortest that the store knows. Does nothing unless a store overrides it.
     fn fail_fast_on_locks(&mut self) {}
 
+    /// From now on the caller tries again by itself, so a file's lock is waited for only briefly: who holds it is soon
+    /// named. Does nothing unless a store overrides it.
+    fn expect_retries(&mut self) {}
+
     /// Whether the store takes names of tables, and of databases, that differ only in upper and lower case for the same.
     ///
     /// # Errors
@@ -300,14 +304,10 @@ pub fn factory(dsn: &Dsn, table: &TableSpec) -> Factory {
     }
 }
 
-/// One session for itself, as of [`factory`]; that with a file waits longer for the file's lock, for a caller that does
-/// not try again.
+/// One session for itself, as of [`factory`].
 #[must_use]
 pub fn open(dsn: &Dsn, table: &TableSpec) -> Box<dyn TagStore> {
-    match dsn {
-        Dsn::MySql(_) => factory(dsn, table)(),
-        Dsn::Sqlite(dsn) => Box::new(sqlite::SqliteStore::single(dsn, table)),
-    }
+    factory(dsn, table)()
 }
 
 /// The SQL that [`TagStore::create_table`] runs where nothing is there.

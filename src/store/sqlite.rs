@@ -30,9 +30,9 @@ use super::{
 use crate::config::TableSpec;
 use crate::dsn::SqliteDsn;
 
-/// How long a server's statement on an open file waits for the lock: many times what a commit mostly takes, and so short
-/// that a process that is stopped in the middle of a commit is soon named. The server tries again.
-const SERVER_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long a refill's statement on an open file waits for the lock: many times what a commit mostly takes, and so short
+/// that a process that is stopped in the middle of a commit is soon named. The refill is tried again.
+const RETRIED_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long everybody else waits: who opens the file, makes the table, or calls once, as an operator's command does. A
 /// commit may take more than a second on a disk that is busy. Less than the end of this process may take.
 const SINGLE_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -66,14 +66,9 @@ impl SqliteStore {
         move || SqliteStore {
             file: file.clone(),
             table: Table::new(&table),
-            wait_max: SERVER_WAIT_MAX,
+            wait_max: SINGLE_WAIT_MAX,
             session: None,
         }
-    }
-
-    /// Prepares one session, as [`SqliteStore::factory`] does, for somebody who calls once: it waits longer for the lock.
-    pub fn single(dsn: &SqliteDsn, table: &TableSpec) -> SqliteStore {
-        SqliteStore { wait_max: SINGLE_WAIT_MAX, ..Self::factory(dsn, table)() }
     }
 
     /// Runs `ask` on the open file, which is opened anew after an error that leaves its state in doubt. What `ask` did
@@ -164,6 +159,12 @@ fn has_moved(db: &Connection) -> bool {
 }
 
 impl SegmentStore for SqliteStore {
+    fn expect_retries(&mut self) {
+        self.wait_max = RETRIED_WAIT_MAX;
+        // The wait is set when the file is opened.
+        self.session = None;
+    }
+
     fn check(&mut self) -> Result<StoreReport, StoreError> {
         let file = self.file.clone();
         let place = file.path().display().to_string();
