@@ -6,7 +6,7 @@ use std::borrow::Cow;
 /// The text with every hidden character escaped as in Rust source, such as `\n` or `\u{202e}`. What stays steers no terminal,
 /// begins no line, does not turn the direction of writing, and can be seen.
 pub fn visible(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(is_hidden) {
+    if is_visible_ascii(text) || !text.chars().any(is_hidden) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
@@ -37,7 +37,7 @@ pub fn shown(text: &str) -> Cow<'_, str> {
 /// JSON with every hidden character of its strings escaped: the same value for a program, and harmless on a terminal.
 pub fn json(text: &str) -> Cow<'_, str> {
     // Line feeds are between values: in strings they are escaped already.
-    if !text.chars().any(|c| c != '\n' && is_hidden(c)) {
+    if is_visible_ascii(text) || !text.chars().any(|c| c != '\n' && is_hidden(c)) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
@@ -51,6 +51,11 @@ pub fn json(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
+}
+
+/// A quick look that is enough for most texts: no branch for each byte.
+fn is_visible_ascii(text: &str) -> bool {
+    text.bytes().fold(true, |is_visible, byte| is_visible & matches!(byte, b' '..=b'~'))
 }
 
 /// Whether a character is not seen as itself: a control, a space other than the blank, a mark of direction, a character
