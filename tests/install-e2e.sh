@@ -14,7 +14,6 @@ need openssl openssl
 need node nodejs
 need go golang-go
 need python3 python3
-need node nodejs
 need npm npm
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 

@@ -9,6 +9,7 @@ mod balancing;
 mod browser;
 mod chromium;
 mod clients;
+mod connections;
 mod metrics;
 mod monitoring;
 mod platforms;

@@ -42,7 +42,7 @@ fn promtool_has_no_complaint() {
         let deadline = Instant::now() + PATIENCE;
         let text = loop {
             let text = server.admin().get_admin("/metrics").body;
-            if text.contains(r#"{app_tag="a\"b\\\n"}"#) {
+            if text.contains(r#"{app_tag="\"a\\\"b\\\\\\n\""}"#) {
                 break text;
             }
             assert!(Instant::now() < deadline, "{text}");

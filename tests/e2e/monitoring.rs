@@ -68,7 +68,7 @@ fn alarms_and_dashboard_ask_for_figures_that_the_server_has() {
         .map(|line| format!("idalloc_{}", line.split(' ').next().expect("a name")))
         .filter(|name| !asked.contains(name) && !asked.contains(&format!("{name}_bucket")))
         .collect();
-    assert_eq!(unseen, ["idalloc_fences_total", "idalloc_http_connections_accepted_total"]);
+    assert_eq!(unseen, ["idalloc_http_connections_accepted_total"]);
 }
 
 /// What `/metrics` of a server says that has served.
