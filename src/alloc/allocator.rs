@@ -374,7 +374,6 @@ impl Allocator {
     ) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared::new(config, watermarks));
         let mut lister = Lister::new(shared.clone(), open());
-        lister.begin();
         if let Err(error @ (StoreError::Schema(_) | StoreError::Unsafe(_) | StoreError::Denied(_))) =
             lister.list()
         {

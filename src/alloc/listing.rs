@@ -315,8 +315,11 @@ pub(super) struct Lister {
 }
 
 impl Lister {
-    pub fn new(shared: Arc<Shared>, store: Box<dyn SegmentStore>) -> Self {
-        Self { shared, store, failures: 0, checked: false }
+    pub fn new(shared: Arc<Shared>, mut store: Box<dyn SegmentStore>) -> Self {
+        store.expect_retries();
+        let mut lister = Self { shared, store, failures: 0, checked: false };
+        lister.recall();
+        lister
     }
 
     /// Reads the table, the first time after a look at its columns, and tells everybody who waits for it.
@@ -372,7 +375,7 @@ impl Lister {
             failover.ignore_case(watermarks).map_err(|error| StoreError::Unavailable(error.to_string()))?;
             if failover.known_position() != known {
                 // The host was chosen without it.
-                self.begin();
+                self.recall();
                 self.store.forget_session();
             }
         }
@@ -395,9 +398,8 @@ impl Lister {
         Ok(())
     }
 
-    /// Tells the session what it needs: that readings are tried again, and what an earlier process knew of the servers.
-    pub fn begin(&mut self) {
-        self.store.expect_retries();
+    /// Has the session use what an earlier process knew of the servers, or trust all of them.
+    fn recall(&mut self) {
         match self.shared.failover.known_position() {
             _ if self.shared.failover.is_off() => self.store.trust_every_server(),
             Some(position) => self.store.recall(&position),
