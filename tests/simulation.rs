@@ -243,6 +243,11 @@ struct Session {
 }
 
 impl Session {
+    /// One that has asked nothing yet.
+    fn new(life: Arc<Life>, rng: Rng) -> Self {
+        Self { life, rng, told: HashMap::new(), server: None, has_listed: false }
+    }
+
     fn draw(&mut self, of_this_call: &[Fault]) -> Option<Fault> {
         let plan = &self.life.plan;
         if self.life.calm.load(Relaxed) || self.rng.u8(..100) >= plan.faults_percent {
@@ -565,13 +570,7 @@ impl World {
         let (plan, life, sessions) = (self.plan.clone(), life.clone(), AtomicU64::new(512));
         Arc::new(move || {
             let rng = plan.rng(server, number, sessions.fetch_add(1, Relaxed));
-            Box::new(Session {
-                life: life.clone(),
-                rng,
-                told: HashMap::new(),
-                server: None,
-                has_listed: false,
-            })
+            Box::new(Session::new(life.clone(), rng))
         })
     }
 
@@ -792,15 +791,7 @@ fn no_id_comes_twice_whatever_fails() {
 fn start(table: &Arc<Table>, watermarks: Watermarks) -> Allocator {
     let plan = Arc::new(Plan { faults_percent: 0, ..Plan::of(0) });
     let life = Arc::new(Life::new(plan.clone(), table.clone(), None, Arc::default(), 0));
-    let open: StoreFactory = Arc::new(move || {
-        Box::new(Session {
-            life: life.clone(),
-            rng: Rng::with_seed(0),
-            told: HashMap::new(),
-            server: None,
-            has_listed: false,
-        })
-    });
+    let open: StoreFactory = Arc::new(move || Box::new(Session::new(life.clone(), Rng::with_seed(0))));
     Allocator::start(plan.config(), watermarks, &open).expect("it starts")
 }
 
@@ -957,15 +948,7 @@ fn nothing_in_memory_is_handed_out_once_the_store_is_seen_to_have_gone_back() {
     let server = |on_regression| {
         let plan = Arc::new(Plan { faults_percent: 0, on_regression, ..Plan::of(0) });
         let life = Arc::new(Life::new(plan.clone(), table.clone(), None, Arc::default(), 0));
-        let open: StoreFactory = Arc::new(move || {
-            Box::new(Session {
-                life: life.clone(),
-                rng: Rng::with_seed(0),
-                told: HashMap::new(),
-                server: None,
-                has_listed: false,
-            })
-        });
+        let open: StoreFactory = Arc::new(move || Box::new(Session::new(life.clone(), Rng::with_seed(0))));
         Allocator::start(plan.config(), Watermarks::default(), &open).expect("it starts")
     };
     let first = server(OnRegression::Advance);
