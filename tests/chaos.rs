@@ -6,7 +6,6 @@
 mod support;
 
 use std::ops::Range;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -20,6 +19,7 @@ use support::load::{Load, Seen, Wish};
 use support::mariadb::{MariaDb, PASSWORD};
 use support::node::Node;
 use support::proxy::{Loss, Proxy};
+use support::rounds::{from_env, rest};
 use support::server::{PATIENCE, Server, Setup};
 use tempfile::TempDir;
 
@@ -38,16 +38,6 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 const PARTICIPANT_PAUSE_MAX_MS: u64 = 100;
 /// Between two faults of the same kind of victim.
 const CALM_MAX_MS: u64 = 500;
-
-fn from_env<T: FromStr>(name: &str, default: T) -> T {
-    let Ok(text) = std::env::var(name) else { return default };
-    text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}"))
-}
-
-/// Sleeps for up to this long.
-fn rest(rng: &mut Rng, most_ms: u64) {
-    thread::sleep(Duration::from_millis(rng.u64(0..=most_ms)));
-}
 
 #[test]
 fn no_id_is_handed_out_twice_whatever_fails() {

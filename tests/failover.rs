@@ -7,7 +7,6 @@
 
 mod support;
 
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use support::ledger::Ledger;
 use support::mariadb::MariaDb;
 use support::proxy::Proxy;
 use support::replication::Pair;
+use support::rounds::{from_env, rest};
 use support::server::{Server, Setup};
 use tempfile::TempDir;
 
@@ -40,16 +40,6 @@ const BATCH_MAX: i64 = 100;
 const BATCHES_PER_STEP: i64 = 10;
 /// Until an operator, or a program, has noticed that the database is gone.
 const OUTAGE_MAX_MS: u64 = 500;
-
-fn from_env<T: FromStr>(name: &str, default: T) -> T {
-    let Ok(text) = std::env::var(name) else { return default };
-    text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}"))
-}
-
-/// Sleeps for up to this long.
-fn rest(rng: &mut Rng, most_ms: u64) {
-    thread::sleep(Duration::from_millis(rng.u64(0..=most_ms)));
-}
 
 /// A database that can lose what it has acknowledged.
 trait Forgetful: Sync {

@@ -24,6 +24,7 @@ pub mod node;
 pub mod program;
 pub mod proxy;
 pub mod replication;
+pub mod rounds;
 pub mod server;
 pub mod store;
 pub mod terminal;
