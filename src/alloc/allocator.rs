@@ -1,7 +1,7 @@
 //! Tags by name, and the two ends of the allocator: the owner's ([`Allocator`]) and a worker's ([`Handle`]).
 
 use std::borrow::Borrow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -13,17 +13,19 @@ use arc_swap::ArcSwap;
 use compact_str::CompactString;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
-use tracing::{error, info, warn};
+use tracing::error;
 
+use super::common::Common;
 use super::ending::join_until;
 use super::failover::{Failover, Met};
+use super::hungry::Hungry;
 use super::listing::{Lister, Listing, Missing, Visit};
 use super::monitor::{Monitor, Reservations};
 use super::readings::Readings;
 use super::refill::{Duty, RefillQueue, Refiller, StoreState};
 use super::sizing::{Latency, Policy};
 use super::skipped::{Reason, Skipped};
-use super::tag::{Discarded, Fault, Hunger, Need, Parked, Tag, TagHandle, Urgency, WaiterId};
+use super::tag::{Discarded, Fault, Need, Parked, Tag, TagHandle, Urgency, WaiterId};
 use super::watermark::Watermarks;
 use crate::segment::{Claim, IdRange};
 use crate::store::server::Server;
@@ -31,15 +33,9 @@ use crate::store::{SegmentStore, StoreError};
 use crate::supervise;
 use crate::sync::lock;
 
-/// How long a tag's chain may be empty while a refill is under way before the node counts as unhealthy.
-pub(super) const EMPTY_GRACE: Duration = Duration::from_millis(500);
-
 /// A worker may keep so many ways to tags that are gone, or this part of all that it keeps.
 const GONE_FEW: usize = 64;
 const GONE_SHARE: usize = 8;
-
-/// The most starving tags that are named when the node's health is asked for.
-const COMPLAINTS_MAX: usize = 10;
 
 /// Opens one more session with the store; each thread that talks to it has its own.
 pub type StoreFactory = Arc<dyn Fn() -> Box<dyn SegmentStore> + Send + Sync>;
@@ -199,6 +195,7 @@ impl Directory {
 /// What all threads of one allocator share.
 pub(super) struct Shared {
     pub config: AllocatorConfig,
+    pub common: Arc<Common>,
     pub directory: ArcSwap<Directory>,
     /// Held while the directory is replaced, so that no replacement undoes another.
     pub directory_writer: Mutex<()>,
@@ -212,11 +209,10 @@ pub(super) struct Shared {
     pub skipped: Skipped,
     pub store_state: StoreState,
     /// The tags to preload that no refill thread has tried yet.
-    pub preloading: Mutex<Vec<Arc<Tag>>>,
+    pub preloading: Mutex<VecDeque<Arc<Tag>>>,
     /// The rows that nobody can ask for, as the log was last told of them.
     pub nameless_logged: Mutex<Vec<String>>,
-    /// Tags that were found empty and may be so still.
-    watched: Mutex<Vec<Arc<Tag>>>,
+    pub hungry: Hungry,
     /// Tags that are gone, since the start.
     gone: AtomicU64,
     /// The store is not the one that granted what was handed out: for good.
@@ -228,6 +224,7 @@ impl Shared {
     pub(super) fn new(config: AllocatorConfig, watermarks: Watermarks) -> Self {
         let failover = Failover::new(config.failover_steps, &watermarks);
         Self {
+            common: (*config.policy).into(),
             config,
             watermarks,
             readings: Readings::default(),
@@ -242,7 +239,7 @@ impl Shared {
             store_state: StoreState::default(),
             preloading: Mutex::default(),
             nameless_logged: Mutex::default(),
-            watched: Mutex::default(),
+            hungry: Hungry::default(),
             gone: AtomicU64::new(0),
             store_replaced: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -285,7 +282,7 @@ impl Shared {
     /// Puts the tag on the list of those that may starve, if it is to be watched.
     pub fn watch(&self, tag: &Arc<Tag>, watch: bool) {
         if watch {
-            lock(&self.watched).push(tag.clone());
+            self.hungry.add(tag.clone());
         }
     }
 
@@ -303,53 +300,29 @@ impl Shared {
         }
     }
 
+    /// Costs the same, however many tags there are.
     pub fn health(&self) -> Health {
         if self.store_replaced.load(Relaxed) {
             return Health::StoreReplaced;
         }
-        let now = Instant::now();
         if !self.has_started() {
             return Health::Starting;
         }
-        let starving = self.starving(now);
+        let starving = self.hungry.look(Instant::now());
         match starving.is_empty() {
             false => Health::Starving(starving),
-            true if self.store_state.is_away() && !self.holds_ids() => Health::StoreAway,
+            true if self.store_state.is_away() && !self.common.holds_ids() => Health::StoreAway,
             true => Health::Serving,
         }
     }
 
-    /// What starving tags lack. The log is told of each when it begins to starve, and when that is over.
-    fn starving(&self, now: Instant) -> Vec<String> {
-        let (mut complaints, mut news) = (Vec::new(), Vec::new());
-        lock(&self.watched).retain(|tag| {
-            let hunger = tag.hunger(EMPTY_GRACE, now);
-            let starves = hunger == Hunger::Starving;
-            if starves && complaints.len() < COMPLAINTS_MAX {
-                complaints.push(tag.complaint());
-            }
-            if tag.note_starving(starves, now) {
-                news.push((tag.clone(), starves));
-            }
-            hunger != Hunger::None
-        });
-        for (tag, starves) in news {
-            match starves {
-                true => warn!(tag = tag.name(), "callers of the tag wait for IDs in vain"),
-                false => info!(tag = tag.name(), "callers of the tag get IDs again"),
-            }
-        }
-        complaints
-    }
-
     fn has_started(&self) -> bool {
         let mut preloading = lock(&self.preloading);
-        preloading.retain(|tag| !tag.was_tried());
+        // As far as the first that was not: so no look meets a tag that another has met.
+        while preloading.front().is_some_and(|tag| tag.was_tried()) {
+            preloading.pop_front();
+        }
         self.listing.succeeded_once() && preloading.is_empty()
-    }
-
-    fn holds_ids(&self) -> bool {
-        self.directory.load().tags().any(|tag| tag.left().is_some_and(|left| left > 0))
     }
 }
 

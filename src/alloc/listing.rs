@@ -505,7 +505,7 @@ impl Shared {
             match known.get(row.name.as_str()) {
                 Some(tag) => self.observe(tag, row, read_at),
                 None => {
-                    let tag = Arc::new(Tag::new(&row.name, row.step, self.config.policy.clone(), now));
+                    let tag = Arc::new(Tag::new(&row.name, row.step, self.common.clone(), now));
                     tag.observe_row(row.step, row.max_id, read_at);
                     if first_new.len() < self.config.preload_tags {
                         first_new.push(tag.clone());
@@ -516,7 +516,7 @@ impl Shared {
         }
         for (name, reason) in named(&rows.unreadable) {
             let tag = known.get(name).cloned().unwrap_or_else(|| {
-                let tag = Arc::new(Tag::new(name, 1, self.config.policy.clone(), now));
+                let tag = Arc::new(Tag::new(name, 1, self.common.clone(), now));
                 new.push(tag.clone());
                 tag
             });
@@ -551,7 +551,7 @@ impl Shared {
         let mut new = Vec::new();
         let mut find = |name: &str, step| {
             known.get(name).cloned().unwrap_or_else(|| {
-                let tag = Arc::new(Tag::new(name, step, self.config.policy.clone(), read_at));
+                let tag = Arc::new(Tag::new(name, step, self.common.clone(), read_at));
                 new.push(tag.clone());
                 tag
             })

@@ -4,6 +4,7 @@
 //! its own, which keeps the head segments: so a claim is one `fetch_add`. What cannot be granted at once is a
 //! [`Pending`] claim, which any runtime can poll: it is woken through a plain [`std::task::Waker`].
 
+pub mod common;
 pub mod sizing;
 pub mod tag;
 
@@ -16,6 +17,8 @@ mod allocator;
 mod ending;
 #[cfg(not(loom))]
 mod failover;
+#[cfg(not(loom))]
+mod hungry;
 #[cfg(not(loom))]
 mod listing;
 #[cfg(not(loom))]

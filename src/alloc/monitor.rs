@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::allocator::{EMPTY_GRACE, Shared};
+use super::allocator::Shared;
+use super::hungry::{EMPTY_GRACE, LOOK_TAGS_MAX};
 use super::listing::Visit;
 use super::skipped::REASONS;
 use super::tag::{Tag, TagFigures};
@@ -157,6 +158,11 @@ impl Monitor {
     /// Whether this node can serve.
     pub fn health(&self) -> Health {
         self.shared.health()
+    }
+
+    /// How many looks at the health it takes to judge all tags whose callers found too little.
+    pub fn health_looks(&self) -> usize {
+        self.shared.hungry.len().div_ceil(LOOK_TAGS_MAX)
     }
 
     /// Whether the store answers.

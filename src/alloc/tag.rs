@@ -24,7 +24,8 @@ use std::time::{Duration, Instant, SystemTime};
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
-use super::sizing::{self, CHAIN_SEGMENTS_MAX, Demand, Pace, Policy};
+use super::common::Common;
+use super::sizing::{self, CHAIN_SEGMENTS_MAX, Demand, Pace};
 use crate::bounds::{STEP_MAX, reservation_max};
 use crate::episode::Episode;
 use crate::segment::{Claim, IdRange, Segment};
@@ -72,7 +73,7 @@ impl Fault {
 /// A tag: the head of its chain, and what surrounds it. There may be a hundred thousand, so what few of them need is boxed.
 pub struct Tag {
     name: CompactString,
-    policy: Arc<Policy>,
+    common: Arc<Common>,
     /// `None` until the first segment is there; then it only moves forward along the chain.
     head: ArcSwapOption<Segment>,
     state: Mutex<State>,
@@ -98,6 +99,8 @@ struct State {
     /// How many IDs were ever put into the chain, without those that were taken out again: because the store had gone back,
     /// or at the end.
     appended: u64,
+    /// The tag is counted among those that have IDs in memory.
+    holds_ids: bool,
     /// What was ever reserved for one caller, and taken.
     leased: Option<Box<Leased>>,
     newest: Option<Reserved>,
@@ -330,7 +333,7 @@ pub struct Discarded(pub IdRange);
 
 impl Tag {
     /// A tag with this row's step and no segment yet.
-    pub fn new(name: &str, step: i64, policy: impl Into<Arc<Policy>>, now: Instant) -> Self {
+    pub fn new(name: &str, step: i64, common: impl Into<Arc<Common>>, now: Instant) -> Self {
         let state = State {
             refill: Refill::Idle,
             in_urgent: false,
@@ -342,6 +345,7 @@ impl Tag {
             gone_back: false,
             began_at_zero: false,
             appended: 0,
+            holds_ids: false,
             leased: None,
             newest: None,
             step,
@@ -357,8 +361,8 @@ impl Tag {
             failures: 0,
             row_failures: 0,
         };
-        let (name, policy) = (name.into(), policy.into());
-        Self { name, policy, head: ArcSwapOption::empty(), state: Mutex::new(state) }
+        let (name, common) = (name.into(), common.into());
+        Self { name, common, head: ArcSwapOption::empty(), state: Mutex::new(state) }
     }
 
     /// The `app_tag`.
@@ -409,6 +413,7 @@ impl Tag {
         if matches!(need, Need::Supply(ids) if left >= ids) {
             return Parked::TryAgain;
         }
+        self.note_spent(&mut state);
         // A lease that does not fit says nothing about the tag's other callers.
         let watch = (left == 0 || matches!(need, Need::Supply(_))) && state.note_unmet(left, now);
         if let Some(fault) = state.fault.clone() {
@@ -436,7 +441,9 @@ impl Tag {
 
     /// How a caller whose claim crossed the trigger must enqueue the tag, if at all.
     pub fn request_refill(&self) -> Option<Urgency> {
-        self.lock().request(Urgency::Routine)
+        let mut state = self.lock();
+        self.note_spent(&mut state);
+        state.request(Urgency::Routine)
     }
 
     /// IDs left in memory, or `None` when the tag was never loaded.
@@ -521,7 +528,7 @@ impl Tag {
         let left = unspent.iter().sum();
         Demand {
             step: state.step,
-            rate_per_s: state.pace.observe(now, state.appended - left, &self.policy),
+            rate_per_s: state.pace.observe(now, state.appended - left, &self.common.policy),
             latency,
             segments: unspent.len(),
             standby: unspent.iter().skip(1).sum(),
@@ -541,7 +548,7 @@ impl Tag {
         state.began_at_zero |= granted.start == 0;
         if state.tail.is_some() && state.supplies_waited_for().next().is_some() {
             let step = state.step;
-            state.pace.starved(step, &self.policy);
+            state.pace.starved(step, &self.common.policy);
         }
         self.link(state, ids);
         state.unmet = None;
@@ -550,6 +557,10 @@ impl Tag {
 
     /// Makes a segment of `ids` the newest.
     fn link(&self, state: &mut State, ids: IdRange) {
+        // Before anybody can claim: whoever claims the last of them is the one who ends it.
+        if !std::mem::replace(&mut state.holds_ids, true) {
+            self.common.begin_holding();
+        }
         let segment = Arc::new(Segment::new(ids));
         if let Some(head) = self.head.load_full() {
             state.forget_before(head.start());
@@ -559,6 +570,14 @@ impl Tag {
         match state.tail.replace(segment.clone()) {
             Some(tail) => tail.link(segment),
             None => self.head.store(Some(segment)),
+        }
+    }
+
+    /// To be called when the chain may have become empty. It is when its newest segment is spent.
+    fn note_spent(&self, state: &mut State) {
+        let is_spent = state.tail.as_ref().is_none_or(|tail| tail.left() == 0);
+        if is_spent && std::mem::take(&mut state.holds_ids) {
+            self.common.end_holding();
         }
     }
 
@@ -615,6 +634,7 @@ impl Tag {
     /// Makes segments of ranges that were taken out. Whoever found the chain closed waits for the mutex, and tries again.
     fn link_again(&self, state: &mut State, rests: &[IdRange]) {
         rests.iter().for_each(|rest| self.link(state, *rest));
+        self.note_spent(state);
         // As a claim does, so that closed segments do not gather behind the head.
         while let Some(head) = self.head.load_full().filter(|head| head.left() == 0) {
             if !self.advance(&head) {
@@ -659,7 +679,7 @@ impl Tag {
             return None;
         }
         let demand = self.demand(state, latency, now);
-        let extend = || sizing::reservation(&demand, &self.policy).map(Job::Extend);
+        let extend = || sizing::reservation(&demand, &self.common.policy).map(Job::Extend);
         let lease = || state.first_lease();
         // Leases go before what stands by for later, but not before callers whom the chain cannot serve.
         match demand.left < demand.waited_for {
@@ -751,6 +771,7 @@ impl Tag {
 
     fn withdraw_all(&self, state: &mut State) -> Vec<Discarded> {
         let rests = state.take_out(&self.chain(state));
+        self.note_spent(state);
         let mut discarded = state.withdraw_unpublished();
         discarded.extend(rests.into_iter().filter(|range| !range.is_empty()).map(Discarded));
         discarded
@@ -1137,6 +1158,7 @@ impl State {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::alloc::sizing::Policy;
 
     fn ids(start: i64, end: i64) -> IdRange {
         IdRange { start, end }
