@@ -28,7 +28,7 @@ const SOCKET_DEFAULT: &str = "/tmp/mysql.sock";
 
 const TIMEOUT_ALLOWED: &str = "a duration over 0 and up to 1h, such as 500ms, 5s or 1m30s";
 const TLS_ALLOWED: &str = "true, false, skip-verify or preferred";
-const TLS_CA_ALLOWED: &str = "the path of a PEM file";
+const PEM_ALLOWED: &str = "the path of a PEM file";
 
 /// Parameters that go-sql-driver's users write and that mean nothing to this client. Accepted, so that one DSN
 /// serves both. A name that go-sql-driver does not know either would be a system variable there: refused here.
@@ -51,7 +51,6 @@ const PARAMS_WITHOUT_EFFECT: &[&str] = &[
     "multiStatements",
     "parseTime",
     "rejectReadOnly",
-    "serverPubKey",
     "timeTruncate",
     "tinyInt1IsBool",
 ];
@@ -102,6 +101,8 @@ pub struct MySqlDsn {
     pub tls: Tls,
     /// A PEM file of authorities that [`Tls::Verify`] trusts besides the well-known ones.
     pub tls_ca: Option<PathBuf>,
+    /// A PEM file of the RSA key that a password is encrypted for where there is no TLS.
+    pub server_key: Option<PathBuf>,
 }
 
 /// Text that `Debug` hides and that has no `Display`.
@@ -218,13 +219,19 @@ pub enum DsnError {
     },
     /// No such parameter.
     #[error(
-        "unknown parameter {0:?}: allowed are timeout, readTimeout, writeTimeout, tls, tls-ca and, without effect, \
-             go-sql-driver's others"
+        "unknown parameter {0:?}: allowed are timeout, readTimeout, writeTimeout, tls, tls-ca, serverPubKey and, without \
+             effect, go-sql-driver's others"
     )]
     UnknownParam(String),
     /// `tls-ca` beside a `tls` that verifies nothing.
     #[error("parameter tls-ca needs tls=true: with any other value no certificate is verified")]
     UnusedTlsCa,
+    /// `serverPubKey` beside a `tls` that gives the password to whoever speaks TLS.
+    #[error(
+        "parameter serverPubKey needs tls=false, or tls=true: with any other value the server may be anybody's, and gets \
+         the password through TLS, without that key"
+    )]
+    UnusedServerKey,
     /// The store would not be one file that is still there after a restart.
     #[error(
         "sqlite: needs the path of a file, without parameters; not `:memory:` nor a `file:` URI, \
@@ -325,6 +332,7 @@ fn assemble(
         write_timeout: params.write_timeout,
         tls: params.tls()?,
         tls_ca: params.tls_ca,
+        server_key: params.server_key,
     })
 }
 
@@ -390,6 +398,7 @@ struct Params {
     write_timeout: Duration,
     tls: Option<Tls>,
     tls_ca: Option<PathBuf>,
+    server_key: Option<PathBuf>,
 }
 
 impl Params {
@@ -401,6 +410,7 @@ impl Params {
             write_timeout: IO_TIMEOUT_DEFAULT,
             tls: None,
             tls_ca: None,
+            server_key: None,
         };
         for param in text.split('&').filter(|param| !param.is_empty()) {
             let (name, value) = param.split_once('=').unwrap_or((param, ""));
@@ -416,15 +426,20 @@ impl Params {
             "readTimeout" => self.read_timeout = timeout()?,
             "writeTimeout" => self.write_timeout = timeout()?,
             "tls" => self.tls = Some(parse_param(name, value, TLS_ALLOWED, parse_tls)?),
-            "tls-ca" => self.tls_ca = Some(parse_param(name, value, TLS_CA_ALLOWED, parse_path)?),
+            "tls-ca" => self.tls_ca = Some(parse_param(name, value, PEM_ALLOWED, parse_path)?),
+            "serverPubKey" => self.server_key = Some(parse_param(name, value, PEM_ALLOWED, parse_path)?),
             _ if PARAMS_WITHOUT_EFFECT.contains(&name) => {}
             _ => return Err(DsnError::UnknownParam(name.to_owned())),
         }
         Ok(())
     }
 
-    /// Who names an authority wants certificates verified: that must never end in a connection that verifies none.
+    /// Who names an authority, or a server's key, wants to know who the server is: that must never end in a connection to
+    /// anybody.
     fn tls(&self) -> Result<Tls, DsnError> {
+        if self.server_key.is_some() && matches!(self.tls, Some(Tls::SkipVerify | Tls::Preferred)) {
+            return Err(DsnError::UnusedServerKey);
+        }
         match (self.tls, &self.tls_ca) {
             (None, None) => Ok(Tls::Off),
             (None | Some(Tls::Verify), Some(_)) => Ok(Tls::Verify),
@@ -548,6 +563,7 @@ mod tests {
             write_timeout: Duration::from_secs(5),
             tls: Tls::Off,
             tls_ca: None,
+            server_key: None,
         };
         assert_eq!(dsn, expected);
     }
@@ -715,6 +731,21 @@ mod tests {
     }
 
     #[test]
+    fn a_servers_key_stands_beside_no_tls_that_anybody_may_speak() {
+        for (params, tls) in [("", Tls::Off), ("&tls=false", Tls::Off), ("&tls=true", Tls::Verify)] {
+            let dsn = mysql(&format!("/db?serverPubKey=/a%40b.pem{params}"));
+            assert_eq!((dsn.tls, dsn.server_key), (tls, Some("/a@b.pem".into())), "{params}");
+        }
+        for tls in ["skip-verify", "preferred"] {
+            assert_eq!(error(&format!("/db?serverPubKey=/a.pem&tls={tls}")), DsnError::UnusedServerKey);
+        }
+        assert_eq!(
+            error("/db?serverPubKey=").to_string(),
+            "parameter serverPubKey is \"\": allowed is the path of a PEM file"
+        );
+    }
+
+    #[test]
     fn parameters_without_effect_are_accepted() {
         let plain = mysql("u:p@tcp(h)/db");
         assert_eq!(mysql("u:p@tcp(h)/db?charset=utf8mb4,utf8&parseTime=True&loc=Asia/Shanghai&&"), plain);
@@ -727,7 +758,8 @@ mod tests {
     fn unknown_parameters_are_named() {
         assert_eq!(error("/db?sql_mode=x"), DsnError::UnknownParam("sql_mode".to_owned()));
         let message = error("/db?Timeout=1s").to_string();
-        for name in ["\"Timeout\"", "timeout", "readTimeout", "writeTimeout", "tls", "tls-ca"] {
+        for name in ["\"Timeout\"", "timeout", "readTimeout", "writeTimeout", "tls", "tls-ca", "serverPubKey"]
+        {
             assert!(message.contains(name), "{message}");
         }
     }

@@ -12,6 +12,7 @@ mod choice;
 mod conn;
 mod host;
 mod identity;
+mod password;
 mod read;
 mod schema;
 mod session;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use mysql::{DriverError, Opts, OptsBuilder, SslOpts};
 
 use super::conn::{Conn, LateConnects};
-use super::{Failure, StoreError, rows, session};
+use super::{Failure, StoreError, password, rows, session};
 use crate::dsn::{Endpoint, MySqlDsn, Tls};
 
 /// Below this, a lock is waited for as shortly as can be: the error that it is still held has to come in time to be an
@@ -33,6 +33,8 @@ pub(super) struct Host {
     pub(super) by_name: Option<(String, u16)>,
     pub(super) tls: Tls,
     pub(super) tls_ca: Option<PathBuf>,
+    /// The file of the key that a password is encrypted for where there is no TLS.
+    pub(super) server_key: Option<PathBuf>,
     pub(super) connect_timeout: Duration,
     pub(super) read_timeout: Duration,
     pub(super) write_timeout: Duration,
@@ -45,6 +47,8 @@ impl Host {
             Tls::Verify => dsn.tls_ca.clone().or_else(system_ca_bundle),
             Tls::Off | Tls::Preferred | Tls::SkipVerify => None,
         };
+        let is_open = matches!((dsn.tls, endpoint), (Tls::Off, Endpoint::Tcp { .. }));
+        let server_key = dsn.server_key.clone().filter(|_| is_open);
         // Until it is set up, a connection may wait no longer than for its connect: a host that accepts and then
         // says nothing must not keep us from the next one.
         let opts = OptsBuilder::new()
@@ -58,7 +62,8 @@ impl Host {
             .read_timeout(Some(dsn.connect_timeout))
             .write_timeout(Some(dsn.connect_timeout))
             .max_allowed_packet(Some(PACKET_BYTES_MAX))
-            .ssl_opts(ssl_opts(dsn.tls, tls_ca.as_deref()));
+            .ssl_opts(ssl_opts(dsn.tls, tls_ca.as_deref()))
+            .server_key_path(Some(password::key_path(server_key.as_deref())));
         let (opts, by_name) = match endpoint {
             Endpoint::Tcp { host, port } => {
                 let literal = host.parse::<IpAddr>().is_ok();
@@ -73,6 +78,7 @@ impl Host {
             by_name,
             tls: dsn.tls,
             tls_ca,
+            server_key,
             connect_timeout: dsn.connect_timeout,
             read_timeout: dsn.read_timeout,
             write_timeout: dsn.write_timeout,
@@ -86,19 +92,24 @@ impl Host {
             File::open(path)
                 .map_err(|e| StoreError::Unavailable(format!("tls-ca {}: {e}", path.display())))?;
         }
+        if let Some(path) = &self.server_key {
+            password::insist_on_key(path)?;
+        }
         // rustls panics then: certificates are valid from a date on.
         if !matches!(self.tls, Tls::Off) && SystemTime::now() < UNIX_EPOCH {
             let text = "the system's clock is before 1970: TLS certificates cannot be checked";
             return Err(StoreError::Unavailable(text.to_owned()).into());
         }
-        let mut conn = match self.connect_any_address(&self.opts) {
+        let connected = match self.connect_any_address(&self.opts) {
             Err(mysql::Error::DriverError(DriverError::TlsNotSupported))
                 if matches!(self.tls, Tls::Preferred) =>
             {
-                self.connect_any_address(&OptsBuilder::from_opts(self.opts.clone()).ssl_opts(None).into())?
+                self.connect_any_address(&OptsBuilder::from_opts(self.opts.clone()).ssl_opts(None).into())
             }
-            result => result?,
+            result => result,
         };
+        let mut conn =
+            connected.map_err(|error| password::judge(error, &self.name, self.server_key.as_deref()))?;
         let waits_for_locks = !fails_fast_on_locks && self.read_timeout >= READ_TIMEOUT_WITH_LOCK_WAIT_MIN;
         session::prepare(&mut conn, &self.name, waits_for_locks)?;
         let settings = Settings::read(&mut conn)?;

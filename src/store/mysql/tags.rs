@@ -41,6 +41,7 @@ impl Host {
             by_name: self.by_name.clone(),
             tls: self.tls,
             tls_ca: self.tls_ca.clone(),
+            server_key: self.server_key.clone(),
             late: self.late.clone(),
             ..*self
         }
