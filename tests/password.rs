@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -302,4 +303,57 @@ fn mariadbs_accounts_need_neither_tls_nor_a_key() {
     let wrong = server.dsn().replace(PASSWORD, "wrong") + &format!("?serverPubKey={}", key.path().display());
     let Err(StoreError::Denied(text)) = check(&wrong) else { panic!("not denied") };
     assert!(text.contains("serverPubKey is not this server's key"), "{text}");
+}
+
+/// The lines of the blocks of this language under the guide's heading.
+fn guide(language: &str) -> String {
+    const GUIDE: &str = include_str!("../docs/OPERATING.md");
+    let (_, section) = GUIDE.split_once("### TLS to the database\n").expect("the heading");
+    let mut block = None;
+    let mut found = String::new();
+    for line in section.split("\n#").next().expect("a section").lines().map(str::trim) {
+        match (line.strip_prefix("```"), block) {
+            (Some(begun), None) => block = Some(begun),
+            (Some(_), Some(_)) => block = None,
+            (None, Some(it)) if it == language => found = found + line + "\n",
+            (None, _) => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn the_guides_way_to_tls_leads_there() {
+    const NAME: &str = "db.example";
+    let directory = TempDir::new().expect("a directory");
+    // The server runs under another account.
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let commands = guide("sh").replace(NAME, "localhost");
+    let made =
+        Command::new("sh").args(["-ec", &commands]).current_dir(directory.path()).output().expect("sh");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    fs::set_permissions(directory.path().join("key.pem"), fs::Permissions::from_mode(0o644)).expect("chmod");
+    let options: Vec<String> = guide("ini")
+        .lines()
+        .filter_map(|line| line.split_once(" = "))
+        .map(|(name, path)| {
+            format!("--{name}={}", path.replace("/etc/mysql/tls", directory.path().to_str().expect("UTF-8")))
+        })
+        .collect();
+    assert_eq!(options.len(), 3);
+    let server = MariaDb::start_with(&options.iter().map(String::as_str).collect::<Vec<_>>());
+    server.exec("CREATE USER 'idalloc'@'%' IDENTIFIED BY 'a-password'");
+    server.exec("GRANT SELECT, UPDATE ON id_alloc_db.segments TO 'idalloc'@'%'");
+    for sql in guide("sql").split(';').map(str::trim).filter(|sql| !sql.is_empty()) {
+        server.exec(sql);
+    }
+    let written = guide("");
+    let dsn = written.lines().find(|line| line.starts_with("idalloc:a-password@")).expect("a DSN");
+    let dsn = dsn
+        .replace(&format!("{NAME}:3306"), &format!("localhost:{}", server.port()))
+        .replace("/etc/idalloc", directory.path().to_str().expect("UTF-8"));
+    let ended = Setup::on(&dsn).check();
+    assert!(ended.code == Some(0) && ended.stdout.contains("connection: TLSv1.3"), "{ended:?}");
+    let without = dsn.split_once('?').expect("parameters").0;
+    assert!(matches!(check(without), Err(StoreError::Denied(_))), "the account takes TLS alone");
 }
