@@ -21,6 +21,7 @@ use crate::alloc::monitor::Monitor;
 use crate::config::{AdminConfig, Config};
 use crate::episode::Episode;
 use crate::http::handler::Service;
+use crate::http::linger::{Linger, discard_until_closed};
 use crate::http::listen;
 use crate::store::Factory;
 use crate::supervise;
@@ -29,6 +30,8 @@ use crate::supervise;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of an answer, or of a stream.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client that sends on is listened to after the last answer, as after a 413 to a long body.
+const LINGER: Linger = Linger { silence_max: Duration::from_secs(1), time_max: HEAD_TIMEOUT };
 /// What a connection buffers of a request, and so the longest head.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// The pause after accepting failed for want of descriptors or memory; without it the loop would spin.
@@ -103,20 +106,27 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, place: Arc<Place>
     let service = service_fn(|mut request| {
         request.extensions_mut().insert(caller.clone());
         let (answering, answer) = (place.answering(), router.call(request));
-        async move {
+        Box::pin(async move {
             let answer = answer.await;
             drop(answering);
             answer
-        }
+        })
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(BUFFER_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
+    let serve = async {
+        let ended = (&mut connection).await;
+        // Any other error is the client's: it was slow, or went away.
+        if ended.is_ok() || ended.is_err_and(|error| error.is_parse()) {
+            let stream = connection.into_parts().io.into_inner();
+            discard_until_closed(stream.get_ref(), LINGER).await;
+        }
+    };
     tokio::select! {
-        // An error is the client's: it was slow, or sent what is no HTTP, or went away.
-        _ = connection => {}
+        () = serve => {}
         () = place.lost() => {}
     }
 }

@@ -6,6 +6,7 @@ pub mod counters;
 pub mod engine_may;
 pub mod engine_tokio;
 pub mod handler;
+pub(crate) mod linger;
 mod queued;
 pub mod request;
 pub mod response;

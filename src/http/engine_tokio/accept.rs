@@ -18,9 +18,10 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{LINGERING_MAX, Linger, WorkerPort, discard_until_closed};
+use super::{LINGERING_MAX, WorkerPort};
 use crate::episode::Episode;
 use crate::http::handler::{Service, too_many_connections};
+use crate::http::linger::{Linger, discard_until_closed};
 use crate::http::request::Version;
 use crate::http::response::{Delivery, Encoder};
 

@@ -13,9 +13,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::Slot;
 use super::worker::{Watch, Worker};
-use super::{Linger, Slot, discard_until_closed};
 use crate::http::handler::{Handler, Reply, Waiting};
+use crate::http::linger::{Linger, discard_until_closed};
 use crate::http::queued::{unacknowledged_bytes, unread_bytes, unsent_bytes};
 use crate::http::request::{Parsed, Parser, REQUEST_BYTES_MAX, Reject, Version};
 use crate::http::response::{Answer, Delivery, LongBatch};
