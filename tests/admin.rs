@@ -610,13 +610,17 @@ fn figures_on(client: &mut Client) -> BTreeMap<String, f64> {
 }
 
 fn await_figure(server: &Server, series: &str, expected: f64) {
+    await_figure_that(server, series, |value| value == expected);
+}
+
+fn await_figure_that(server: &Server, series: &str, is_met: impl Fn(f64) -> bool) -> f64 {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let figures = figures(server);
-        if figures.get(series) == Some(&expected) {
-            return;
+        let value = figures(server).get(series).copied();
+        if let Some(value) = value.filter(|value| is_met(*value)) {
+            return value;
         }
-        assert!(Instant::now() < deadline, "{series} stays at {:?}", figures.get(series));
+        assert!(Instant::now() < deadline, "{series} stays at {value:?}");
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -677,6 +681,7 @@ fn figures_say_what_was_served(engine: &str) {
         engine == "tokio",
         "only who knows tells"
     );
+    assert_eq!(after.contains_key("idalloc_http_buffer_bytes"), engine == "tokio");
     if engine == "tokio" {
         assert!(grown("idalloc_http_received_bytes_total") > 13.0 * 40.0);
         assert!(grown("idalloc_http_sent_bytes_total") > 13.0 * 100.0 + 100.0 * 2.0);
@@ -689,6 +694,27 @@ fn figures_say_what_was_served(engine: &str) {
     await_figure(&server, "idalloc_http_connections", 0.0);
     // Who has left is counted still.
     assert_eq!(figures(&server)["idalloc_http_requests_total{route=\"segment\",code=\"200\"}"], 1.0);
+}
+
+#[test]
+fn what_unfinished_requests_take_and_who_was_refused_for_it_are_figures() {
+    const CLIENTS: usize = 30;
+    let directory = tempfile::tempdir().unwrap();
+    let server = embedded(directory.path()).key("HttpBufferMemory", 1).start();
+    server.await_status("/health", 200);
+    assert_eq!(figures(&server)["idalloc_http_buffer_limit_bytes"], 1024.0 * 1024.0);
+    let begun =
+        format!("POST /alloc HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n{}", "x".repeat(50_000));
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(&begun));
+    // Each is read, and either waits or is refused.
+    let refused = await_figure_that(&server, "idalloc_http_buffer_refusals_total", |refused| refused > 0.0);
+    let held = figures(&server)["idalloc_http_buffer_bytes"];
+    assert!(held > 50_000.0 && held <= 1024.0 * 1024.0, "{held}");
+    assert!(refused < CLIENTS as f64, "{refused}");
+    server.await_log("HttpBufferMemory=1");
+    drop(clients);
+    await_figure(&server, "idalloc_http_buffer_bytes", 0.0);
 }
 
 fn a_claim_that_waits_is_measured(engine: &str) {

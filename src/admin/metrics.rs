@@ -20,6 +20,7 @@ use crate::alloc::skipped::REASONS;
 use crate::config::HttpEngine;
 use crate::counters::{BOUNDS_US, HistogramReading};
 use crate::escape::shown;
+use crate::http::buffer_memory::BufferMemory;
 use crate::http::counters::Route;
 use crate::http::response::STATUSES;
 use crate::logging;
@@ -138,6 +139,9 @@ fn server_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
             families.push(counter(name, help, vec![counted(&[], bytes)]));
         }
     }
+    if let Some(buffers) = counters.buffers() {
+        families.extend(buffer_families(buffers));
+    }
     let connections = &counters.connections;
     families.extend([
         gauge(
@@ -185,6 +189,26 @@ fn server_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
             )],
         ),
     ]);
+}
+
+fn buffer_families(buffers: &BufferMemory) -> [MetricFamily; 3] {
+    [
+        gauge(
+            "idalloc_http_buffer_bytes",
+            "Bytes that unfinished requests and unsent answers take.",
+            vec![gauged(&[], buffers.bytes_held() as f64)],
+        ),
+        gauge(
+            "idalloc_http_buffer_limit_bytes",
+            "HttpBufferMemory: how many they may take.",
+            vec![gauged(&[], buffers.bytes_max() as f64)],
+        ),
+        counter(
+            "idalloc_http_buffer_refusals_total",
+            "Requests refused with 503, and connections closed, because HttpBufferMemory was used up.",
+            vec![counted(&[], buffers.refusals())],
+        ),
+    ]
 }
 
 /// The operator's port itself.

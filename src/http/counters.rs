@@ -2,12 +2,13 @@
 //! somebody asks for them.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
 use slab::Slab;
 
+use super::buffer_memory::BufferMemory;
 use super::response::{Answer, STATUSES};
 use crate::counters::{Counter, Histogram, HistogramReading};
 use crate::sync::lock;
@@ -143,6 +144,8 @@ pub struct Counters {
     pub connections: Connections,
     /// Claims that had to wait.
     pub waits: Arc<Waits>,
+    /// What unfinished requests and unsent answers take; with `may_minihttp`, which does not tell, none.
+    buffer_memory: OnceLock<Arc<BufferMemory>>,
 }
 
 #[derive(Debug, Default)]
@@ -163,6 +166,16 @@ impl Counters {
         let mut tallies = lock(&self.tallies);
         let tally = tallies.live.remove(key);
         tallies.ended.add(&tally);
+    }
+
+    /// The budget of the engine that asks first, of so many bytes.
+    pub(super) fn buffer_memory(&self, bytes_max: usize) -> Arc<BufferMemory> {
+        self.buffer_memory.get_or_init(|| Arc::new(BufferMemory::new(bytes_max))).clone()
+    }
+
+    /// That budget, if the engine keeps one.
+    pub(crate) fn buffers(&self) -> Option<&BufferMemory> {
+        self.buffer_memory.get().map(|memory| &**memory)
     }
 
     /// The sums as they are now.

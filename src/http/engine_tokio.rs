@@ -19,7 +19,6 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::Limits;
-use super::buffer_memory::BufferMemory;
 use super::handler::{Handler, Service};
 use crate::supervise;
 
@@ -59,7 +58,7 @@ impl Engine {
         let new_handler = Arc::new(new_handler);
         let (stop, stopped) = watch::channel(false);
         let mut engine = Self { stop, threads: Vec::new() };
-        let memory = Arc::new(BufferMemory::new(limits.buffer_bytes_max));
+        let memory = service.counters.buffer_memory(limits.buffer_bytes_max);
         let mut ports = Vec::new();
         for index in 0..limits.workers {
             let (connections, mut arrivals) = mpsc::unbounded_channel();

@@ -1,7 +1,7 @@
 //! The HTTP server: an engine moves bytes, [`handler`] knows the API.
 
 pub mod access;
-mod buffer_memory;
+pub(crate) mod buffer_memory;
 pub mod counters;
 pub mod engine_may;
 pub mod engine_tokio;

@@ -297,7 +297,7 @@ impl Connection {
             let answer = match received {
                 Received::Bytes => None,
                 Received::TooLate => Some(self.worker.handler.borrow().too_slow()),
-                Received::NoMemory => Some(self.worker.handler.borrow().no_memory()),
+                Received::NoMemory => Some(self.refuse_for_memory()),
             };
             if let Some(answer) = answer {
                 let delivery = last(self.parser.is_head(input.rest()));
@@ -324,7 +324,7 @@ impl Connection {
                         Box::pin(self.await_ids(waiting)).await
                     } else {
                         delivery.keep_alive = false;
-                        self.worker.handler.borrow().no_memory()
+                        self.refuse_for_memory()
                     };
                     delivery.keep_alive &= !self.worker.is_draining();
                     match LongBatch::of(answer) {
@@ -375,6 +375,12 @@ impl Connection {
             self.held_bytes += more;
         }
         is_held
+    }
+
+    /// The answer to a request that there is no memory for.
+    fn refuse_for_memory(&self) -> Answer {
+        self.worker.memory.note_refusal();
+        self.worker.handler.borrow().no_memory()
     }
 
     fn give_back(&mut self) {
@@ -614,6 +620,7 @@ impl Connection {
                     output.shrink_to_fit();
                     input.shrink();
                     if !self.hold(input, output) {
+                        self.worker.memory.note_refusal();
                         self.reset();
                         return Err(io::ErrorKind::OutOfMemory.into());
                     }
