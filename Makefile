@@ -20,7 +20,7 @@ test: deps
 
 # Every interleaving of a few threads on a segment and on a tag.
 loom:
-	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --locked --release --lib loom_tests
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --locked --release -p idalloc-core --lib loom_tests
 
 # Three minutes of hostile clients beside honest ones; `make test` has a few seconds of it.
 soak:

@@ -144,5 +144,5 @@ fn watermarks(config: &Config) -> Result<Watermarks, RunError> {
     let Some(path) = &config.watermark_path else { return Ok(Watermarks::default()) };
     let table = store::canonical_name(&config.dsn, &config.table);
     let failed = |cause| RunError::Watermark { path: path.clone(), cause };
-    Watermarks::open(path, &table).map_err(failed)
+    store::watermark::open(path, &table).map_err(failed)
 }

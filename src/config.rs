@@ -11,9 +11,11 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
-use crate::alloc::OnRegression;
-use crate::alloc::sizing::Policy;
 use crate::bounds::{LEFT_MIN, LEFT_PER_RESERVATION, STEP_MAX};
+use idalloc_core::OnRegression;
+use idalloc_core::sizing::Policy;
+pub use idalloc_store::table::{Identifier, TableSpec};
+
 use crate::dsn::{Dsn, DsnError, Secret};
 
 /// The environment variable that overrides the key `DSN`, so that a password need not be in a file.
@@ -327,60 +329,6 @@ pub enum LogFormat {
     Text,
     /// An object a line, for machines.
     Json,
-}
-
-/// The name of a database, table or column: 1 to 64 characters of `A-Z a-z 0-9 _ $`, so that nothing in it can end
-/// the quotes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identifier(String);
-
-/// Which table, and which of its columns holds the tag.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableSpec {
-    /// The database, where it is not the DSN's.
-    pub database: Option<Identifier>,
-    /// The table.
-    pub name: Identifier,
-    /// The column that holds the tag.
-    pub tag_column: Identifier,
-}
-
-impl Identifier {
-    const LEN_MAX: usize = 64;
-
-    /// `None` if a character is not allowed, or if there are too few or too many.
-    pub fn new(text: &str) -> Option<Self> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'$';
-        ((1..=Self::LEN_MAX).contains(&text.len()) && text.bytes().all(allowed))
-            .then(|| Self(text.to_owned()))
-    }
-
-    /// The bare name, for messages and for values; SQL takes [`Self::quoted`].
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The name between backticks, as MySQL and SQLite both read it.
-    pub fn quoted(&self) -> String {
-        format!("`{}`", self.0)
-    }
-}
-
-impl TableSpec {
-    /// The table's name as the configuration has it.
-    pub fn shown(&self) -> String {
-        let database = self.database.iter().map(|database| format!("{}.", database.as_str()));
-        database.chain([self.name.as_str().to_owned()]).collect()
-    }
-
-    /// The table's name for SQL, with its database if it has one.
-    pub fn quoted(&self) -> String {
-        let name = self.name.quoted();
-        match &self.database {
-            Some(database) => format!("{}.{name}", database.quoted()),
-            None => name,
-        }
-    }
 }
 
 /// What is wrong with a configuration. No text quotes a DSN.

@@ -522,7 +522,7 @@ impl World {
 
     fn allocate(&self, server: u64, number: u64, life: &Arc<Life>) -> Told {
         let watermarks = life.watermark_file.as_deref().map_or_else(Watermarks::default, |file| {
-            Watermarks::open(file, "t").expect("the watermark file is nobody else's")
+            idalloc::store::watermark::open(file, "t").expect("the watermark file is nobody else's")
         });
         let rng = &mut self.plan.rng(server, number, 0);
         let open = self.factory(server, number, life);
@@ -819,7 +819,7 @@ fn take(server: &Allocator, count: u64) -> Ids {
 fn a_server_that_handed_nothing_out_is_not_fenced_by_its_watermark_after_a_restart() {
     let dir = tempfile::tempdir().expect("a directory");
     let table = Table::new([("a", 10)]);
-    let watermarks = || Watermarks::open(&dir.path().join("w.db"), "t").expect("the file");
+    let watermarks = || idalloc::store::watermark::open(&dir.path().join("w.db"), "t").expect("the file");
     let idle = start(&table, watermarks());
     await_left(&idle, 19);
     idle.close(PATIENCE);
@@ -831,7 +831,8 @@ fn a_server_that_handed_nothing_out_is_not_fenced_by_its_watermark_after_a_resta
 fn servers_that_end_one_after_the_other_are_not_fenced_by_their_watermarks() {
     let dir = tempfile::tempdir().expect("a directory");
     let table = Table::new([("a", 10)]);
-    let server = |file| start(&table, Watermarks::open(&dir.path().join(file), "t").expect("the file"));
+    let server =
+        |file| start(&table, idalloc::store::watermark::open(&dir.path().join(file), "t").expect("the file"));
     let first = server("first.db");
     await_left(&first, 19);
     let second = server("second.db");
@@ -851,7 +852,7 @@ fn servers_that_end_one_after_the_other_are_not_fenced_by_their_watermarks() {
 #[test]
 fn a_watermark_does_not_fall_when_two_ranges_of_one_name_come_at_once() {
     let dir = tempfile::tempdir().expect("a directory");
-    let watermarks = Watermarks::open(&dir.path().join("w.db"), "t").expect("the file");
+    let watermarks = idalloc::store::watermark::open(&dir.path().join("w.db"), "t").expect("the file");
     for round in 0..200 {
         let (lower, upper) = (IdRange { start: 20 * round, end: 20 * round + 10 }, 20 * round + 20);
         thread::scope(|scope| {

@@ -137,7 +137,7 @@ fn a_table_whose_name_differs_in_case_is_the_same_where_the_server_says_so() {
     // As a version left it that did not ask the server, beside marks of another table.
     std::fs::remove_file(site.watermark()).unwrap();
     let (former, other) = ("ID_alloc_db/`SEGMENTS`", "id_alloc_db/`others`");
-    let marks = idalloc::alloc::watermark::Watermarks::open;
+    let marks = idalloc::store::watermark::open;
     let highest = granted + 5000;
     for (table, end) in [(other, 7), (former, highest)] {
         let granted = IdRange { start: 0, end };
