@@ -2,6 +2,8 @@
 //!
 //! [`KEYS`] is the one place that knows every key's name, default and range; the README's table shows the same.
 
+mod admin_tokens;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,12 +13,14 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
-use crate::bounds::{LEFT_MIN, LEFT_PER_RESERVATION, STEP_MAX};
 use idalloc_core::OnRegression;
 use idalloc_core::sizing::Policy;
 pub use idalloc_store::table::{Identifier, TableSpec};
 
-use crate::dsn::{Dsn, DsnError, Secret};
+use crate::bounds::{LEFT_MIN, LEFT_PER_RESERVATION, STEP_MAX};
+use crate::dsn::{Dsn, DsnError};
+
+pub use admin_tokens::AdminTokens;
 
 /// The environment variable that overrides the key `DSN`, so that a password need not be in a file.
 pub const DSN_VARIABLE: &str = "IDALLOC_DSN";
@@ -93,6 +97,10 @@ const ADMIN_HOST: TextKey =
 const ADMIN_PORT: IntegerKey = IntegerKey::new("AdminPort", 8881, 0, 65_535, "(0: none)");
 const ADMIN_TOKEN: SecretKey =
     SecretKey { name: "AdminToken", allowed: "16 to 256 visible ASCII characters" };
+const ADMIN_TOKENS: SecretKey = SecretKey {
+    name: "AdminTokens",
+    allowed: "an object of 1 to 100 names, each 1 to 64 of A-Z a-z 0-9 . _ @ - and not AdminToken, each with a token of its own, 16 to 256 visible ASCII characters",
+};
 const ADMIN_NAMES: ListKey = ListKey { name: "AdminNames", allowed: "an array of up to 100 host names" };
 const METRICS_TAGS: IntegerKey = IntegerKey::new("MetricsTags", 50, 0, 1000, "tags");
 
@@ -129,6 +137,7 @@ pub const KEYS: &[Key] = &[
     Key::Text(ADMIN_HOST),
     Key::Integer(ADMIN_PORT),
     Key::Secret(ADMIN_TOKEN),
+    Key::Secret(ADMIN_TOKENS),
     Key::List(ADMIN_NAMES),
     Key::Integer(METRICS_TAGS),
 ];
@@ -286,8 +295,9 @@ pub struct AdminConfig {
     pub host: IpAddr,
     /// `AdminPort`: the port to listen on, never 0.
     pub port: u16,
-    /// `AdminToken`: what an operator must present; never `None` when `host` is not this machine's alone.
-    pub token: Option<Secret>,
+    /// `AdminToken` and `AdminTokens`: what an operator must present one of; there is one when `host` is not this machine's
+    /// alone.
+    pub tokens: AdminTokens,
     /// `AdminNames`: what the port may be called beside its addresses and `localhost`, in lower case.
     pub names: Vec<String>,
     /// `MetricsTags`: the most tags that have figures of their own in `/metrics`.
@@ -374,7 +384,7 @@ pub enum ConfigError {
     },
     /// Who can reach the operator's port could do anything with it.
     #[error(
-        "AdminHost is {host}, which others can reach: set AdminToken to {} (or set {ADMIN_TOKEN_VARIABLE}), or AdminPort to 0 for no operator's port",
+        "AdminHost is {host}, which others can reach: set AdminToken to {} (or set {ADMIN_TOKEN_VARIABLE}, or AdminTokens), or AdminPort to 0 for no operator's port",
         ADMIN_TOKEN.allowed
     )]
     AdminTokenMissing {
@@ -521,7 +531,8 @@ impl Config {
             ACCESS_TOKENS.name: hidden(self.access_tokens.is_some()),
             ADMIN_HOST.name: admin.map(|admin| admin.host),
             ADMIN_PORT.name: admin.map_or(0, |admin| admin.port),
-            ADMIN_TOKEN.name: hidden(admin.is_some_and(|admin| admin.token.is_some())),
+            ADMIN_TOKEN.name: hidden(admin.is_some_and(|admin| admin.tokens.has(ADMIN_TOKEN.name))),
+            ADMIN_TOKENS.name: hidden(admin.is_some_and(|admin| admin.tokens.has_other_than(ADMIN_TOKEN.name))),
             ADMIN_NAMES.name: admin.map(|admin| &admin.names),
             METRICS_TAGS.name: admin.map(|admin| admin.metrics_tags),
         });
@@ -678,28 +689,17 @@ impl Entries {
         let admin = AdminConfig {
             host: self.text(&ADMIN_HOST, parse_host)?,
             port: self.integer(&ADMIN_PORT)?,
-            token: self.admin_token(env)?,
+            tokens: self.admin_tokens(env)?,
             names: self.list(&ADMIN_NAMES, ADMIN_NAMES_MAX, parse_host_name)?,
             metrics_tags: self.integer(&METRICS_TAGS)?,
         };
         match admin {
             AdminConfig { port: 0, .. } => Ok(None),
-            AdminConfig { host, token: None, .. } if !host.is_loopback() => {
+            AdminConfig { host, tokens, .. } if tokens.is_empty() && !host.is_loopback() => {
                 Err(ConfigError::AdminTokenMissing { host })
             }
             admin => Ok(Some(admin)),
         }
-    }
-
-    fn admin_token(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Secret>, ConfigError> {
-        // As with the DSN, a secret that was not delivered must not mean that none is needed.
-        let (origin, value) = match (env(ADMIN_TOKEN_VARIABLE), self.0.get(ADMIN_TOKEN.name)) {
-            (Some(text), _) => (ADMIN_TOKEN_VARIABLE, Value::from(text)),
-            (None, Some(value)) => (ADMIN_TOKEN.name, value.clone()),
-            (None, None) => return Ok(None),
-        };
-        let token = value.as_str().filter(|text| is_token(text)).map(Secret::new);
-        token.map(Some).ok_or(ConfigError::BadSecret { origin, allowed: ADMIN_TOKEN.allowed })
     }
 
     fn has(&self, name: &str) -> bool {
@@ -836,6 +836,7 @@ impl<'de> Visitor<'de> for MemberVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dsn::Secret;
 
     const FILE_DSN: &str = "sqlite:a.db";
 
@@ -893,7 +894,7 @@ mod tests {
             admin: Some(AdminConfig {
                 host: Ipv4Addr::LOCALHOST.into(),
                 port: 8881,
-                token: None,
+                tokens: AdminTokens::default(),
                 names: Vec::new(),
                 metrics_tags: 50,
             }),
@@ -918,6 +919,7 @@ mod tests {
             "FailoverSteps": 16, "AllowUnreliableFileSystem": "no", "LogFormat": "json",
             "AccessTokens": {"0123456789abcdef": "*", "a-token-for-two-tags": ["a", "\u00e9"]},
             "AdminHost": "0.0.0.0", "AdminPort": 14, "AdminToken": "the-operator's-token",
+            "AdminTokens": {"ann": "the-token-of-ann"},
             "AdminNames": ["Ids.example.com", "idalloc-0.idalloc_nodes"], "MetricsTags": 15
         }"#;
         let expected = Config {
@@ -956,7 +958,10 @@ mod tests {
             admin: Some(AdminConfig {
                 host: Ipv4Addr::UNSPECIFIED.into(),
                 port: 14,
-                token: Some(Secret::new("the-operator's-token")),
+                tokens: AdminTokens(vec![
+                    ("AdminToken".into(), Secret::new("the-operator's-token")),
+                    ("ann".into(), Secret::new("the-token-of-ann")),
+                ]),
                 names: ["ids.example.com", "idalloc-0.idalloc_nodes"].map(Into::into).into(),
                 metrics_tags: 15,
             }),
@@ -1185,13 +1190,11 @@ mod tests {
 
     #[test]
     fn the_operators_token_is_checked_never_shown_and_overridden_by_the_environment() {
-        let token = |keys, env| admin(keys, env).map(|admin| admin.unwrap().token);
-        assert_eq!(token(json!({"AdminToken": TOKEN}), None), Ok(Some(Secret::new(TOKEN))));
+        let token = |keys, env| admin(keys, env).map(|admin| admin.unwrap().tokens);
+        let only = |token: &str| AdminTokens(vec![("AdminToken".into(), Secret::new(token))]);
+        assert_eq!(token(json!({"AdminToken": TOKEN}), None), Ok(only(TOKEN)));
         let from_env = "a token of the environment".replace(' ', "-");
-        assert_eq!(
-            token(json!({"AdminToken": TOKEN}), Some(&from_env)),
-            Ok(Some(Secret::new(from_env.clone())))
-        );
+        assert_eq!(token(json!({"AdminToken": TOKEN}), Some(&from_env)), Ok(only(&from_env)));
         let long = "x".repeat(256);
         assert!(token(json!({"AdminToken": long}), None).is_ok());
         let expected = "AdminToken is not as it must be: allowed is 16 to 256 visible ASCII characters";
@@ -1241,14 +1244,14 @@ mod tests {
         let text = json!({
             "DSN": "hunter2:hunter2@tcp(h)/db", "table": "ids.t$1", "HttpPort": 14, "AdminToken": "hunter2-hunter2-hunter2",
             "AccessTokens": {"hunter2-hunter2-hunter2": "*"}, "LogFormat": "json", "MetricsTags": 3,
-            "AdminNames": ["ids.example.com"]
+            "AdminTokens": {"ann": "hunter2-hunter2-hunter3"}, "AdminNames": ["ids.example.com"]
         });
         let config = parse(&text.to_string()).unwrap();
         let mut shown = config.shown();
         assert!(!shown.to_string().contains("hunter2"), "{shown}");
         let names: BTreeSet<_> = shown.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(names, KEYS.iter().map(Key::name).collect());
-        for secret in ["DSN", "AdminToken", "AccessTokens"] {
+        for secret in ["DSN", "AdminToken", "AdminTokens", "AccessTokens"] {
             assert!(shown[secret].is_string(), "{secret}");
             shown[secret] = text[secret].clone();
         }

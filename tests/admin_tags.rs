@@ -751,3 +751,33 @@ fn with_a_token_nothing_is_changed_without_it() {
         (&json!(100_000), Some(1))
     );
 }
+
+#[test]
+fn the_log_says_whose_token_made_a_change_and_never_the_token() {
+    let store = Store::embedded();
+    let tokens = json!({"ann": "a-token-of-ann-alone", "bob": "a-token-of-bob-alone"});
+    let mut server =
+        Setup::on(&store.dsn).admin().key("AdminToken", TOKEN).key("AdminTokens", tokens.clone()).start();
+    server.await_status("/health", 200);
+    let token = |name: &str| tokens[name].as_str().unwrap_or(TOKEN).to_owned();
+    let names = ["ann", "bob", "AdminToken"];
+    for (step, name) in (1..).zip(names) {
+        let mut client = server.admin();
+        let headers =
+            [format!("Authorization: Bearer {}", token(name)), "Content-Type: application/json".to_owned()];
+        let headers = headers.each_ref().map(String::as_str);
+        let peer = client.socket().local_addr().unwrap();
+        let tag =
+            client.ask_admin("PATCH", "/api/tags/test_business", &headers, &format!("{{\"step\":{step}}}"));
+        assert_eq!(tag.status, 200, "{tag:?}");
+        let line = server.await_log("changed the tag's step");
+        assert!(line.contains(&format!("by=\"{name}\"")) && line.contains(&format!("peer={peer}")), "{line}");
+    }
+    let wrong =
+        server.admin().ask_admin("GET", "/api/tags", &["Authorization: Bearer a-token-of-ann-alonf"], "");
+    assert_eq!(wrong.status, 401);
+    server.signal(libc::SIGTERM);
+    server.wait();
+    let log = server.rest_of_log().join("\n");
+    assert!(!names.iter().any(|name| log.contains(&token(name))) && !log.contains("alonf"), "{log}");
+}

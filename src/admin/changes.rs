@@ -44,7 +44,7 @@ pub async fn add(
     let watermark = admin.monitor.watermark(name);
     let added = in_store(&admin, name.to_owned(), move |store, tag| {
         let added = change::add(store, &new, watermark)?;
-        info!(peer = %caller.peer, by = caller.by, tag, step, start, "the operator added the tag");
+        info!(peer = %caller.peer, by = &*caller.by, tag, step, start, "the operator added the tag");
         Ok(added)
     });
     let added = added.await;
@@ -90,7 +90,7 @@ pub async fn delete(
         let row = change::delete(store, tag)?;
         info!(
             peer = %caller.peer,
-            by = caller.by,
+            by = &*caller.by,
             tag,
             step = row.step,
             max_id = row.max_id,
@@ -125,7 +125,7 @@ pub async fn advance(
     };
     let advanced = in_store(&admin, tag, move |store, tag| {
         let Changed { before, after, raised } = change::advance(store, tag, to, watermark)?;
-        let (before, max_id, by) = (before.max_id, after.max_id, caller.by);
+        let (before, max_id, by) = (before.max_id, after.max_id, &*caller.by);
         match raised {
             true => info!(peer = %caller.peer, by, tag, max_id, before, "the operator advanced the tag"),
             false => {
@@ -154,7 +154,7 @@ fn read_change(body: &Body) -> Result<RowChange, Problem> {
 
 fn log_change(caller: &Caller, tag: &str, wish: &RowChange, changed: &Changed) {
     let Changed { before, after, raised } = changed;
-    let (peer, by) = (caller.peer, caller.by);
+    let (peer, by) = (caller.peer, &*caller.by);
     if let Some(description) = &wish.description {
         let before = before.description.as_deref().unwrap_or_default();
         info!(%peer, by, tag, description, before, "the operator changed the tag's description");

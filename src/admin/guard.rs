@@ -20,7 +20,6 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use subtle::ConstantTimeEq;
 use tracing::warn;
 
 use super::places::Place;
@@ -42,16 +41,16 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub struct Caller {
     pub peer: SocketAddr,
     place: Arc<Place>,
-    /// Whether it may see and change everything: it has shown the token, or none is set.
+    /// Whether it may see and change everything: it has shown a token, or none is set.
     pub is_operator: bool,
-    /// What let it in, for the log.
-    pub by: &'static str,
+    /// What let it in, for the log: the name of its token.
+    pub by: Arc<str>,
 }
 
 impl Caller {
     /// Nothing is known of it yet.
     pub fn new(peer: SocketAddr, place: Arc<Place>) -> Self {
-        Self { peer, place, is_operator: false, by: "nothing" }
+        Self { peer, place, is_operator: false, by: "nothing".into() }
     }
 }
 
@@ -75,7 +74,7 @@ impl Denials {
     fn note_wrong_token(&self, peer: SocketAddr) {
         self.wrong_token.fetch_add(1, Relaxed);
         if let Some(refused) = lock(&self.telling).happens(Instant::now()) {
-            warn!(%peer, refused, "the operator's port was asked with a token that is not AdminToken");
+            warn!(%peer, refused, "the operator's port was asked with a token that is not AdminToken, nor one of AdminTokens");
         }
     }
 }
@@ -191,16 +190,17 @@ fn is_ours(host: &str, names: &[String]) -> bool {
 }
 
 /// What lets the request in.
-fn identify(admin: &Admin, headers: &HeaderMap, peer: SocketAddr) -> Result<&'static str, Problem> {
-    let Some(token) = &admin.admin.token else { return Ok("no token is set") };
+fn identify(admin: &Admin, headers: &HeaderMap, peer: SocketAddr) -> Result<Arc<str>, Problem> {
+    let tokens = &admin.admin.tokens;
+    if tokens.is_empty() {
+        return Ok("no token is set".into());
+    }
     let Some(given) = single(headers, AUTHORIZATION)? else {
         admin.denials.without_token.fetch_add(1, Relaxed);
         return Err(Problem::unauthorized());
     };
-    let given = bearer(given.as_bytes());
-    // What is compared takes as long whichever byte differs; only the token's length may show.
-    if given.is_some_and(|given| given.ct_eq(token.expose().as_bytes()).into()) {
-        return Ok("AdminToken");
+    if let Some(name) = bearer(given.as_bytes()).and_then(|given| tokens.name_of(given)) {
+        return Ok(name.clone());
     }
     admin.denials.note_wrong_token(peer);
     Err(Problem::unauthorized())

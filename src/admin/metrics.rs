@@ -233,7 +233,7 @@ fn port_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
         ),
         counter(
             "idalloc_admin_denied_total",
-            "Requests to the operator's port without AdminToken: with a wrong token, or with none.",
+            "Requests to the operator's port without an operator's token: with a wrong one, or with none.",
             vec![
                 counted(&[("token", "wrong")], denials.wrong_token()),
                 counted(&[("token", "none")], denials.without_token()),

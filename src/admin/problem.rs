@@ -58,7 +58,7 @@ impl Problem {
     }
 
     pub fn unauthorized() -> Self {
-        let message = "the header Authorization must be: Bearer, and the token that AdminToken is set to";
+        let message = "the header Authorization must be: Bearer, and an operator's token (AdminToken, or one of AdminTokens)";
         Self::new(StatusCode::UNAUTHORIZED, message)
     }
 
