@@ -575,8 +575,8 @@ mod contract {
 
     pub fn a_good_table_passes_the_check(fixture: &Fixture) {
         let report = fixture.open().check().expect("check");
-        assert_eq!(report.warnings, [""; 0]);
-        assert!(report.facts.len() > 2, "{report:?}");
+        assert_eq!(report.warnings(), [""; 0]);
+        assert!(report.facts().len() > 2, "{report:?}");
     }
 }
 
@@ -929,12 +929,12 @@ mod mysql_tables {
             "CREATE TABLE risky (app_tag VARCHAR(32) PRIMARY KEY, max_id BIGINT NOT NULL, step INT NOT NULL) ENGINE = MyISAM",
         );
         let mut store = open_table("risky", "app_tag");
-        let warnings = store.check().expect("check").warnings;
+        let warnings = store.check().expect("check").warnings();
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         let (_, statement) = warnings[0].split_once("run: ").expect("a statement");
         assert!(warnings[0].contains("MyISAM"), "{warnings:?}");
         server.exec(statement);
-        assert_eq!(store.check().expect("check").warnings, [""; 0]);
+        assert_eq!(store.check().expect("check").warnings(), [""; 0]);
     }
 
     #[test]
@@ -1090,7 +1090,7 @@ mod mysql_access {
             "--sql-mode=",
         ]);
         let mut store = connect(&server.dsn());
-        let warnings = store.check().expect("check").warnings;
+        let warnings = store.check().expect("check").warnings();
         assert_eq!(warnings.len(), 3, "{warnings:?}");
         assert!(warnings[0].contains("innodb_flush_log_at_trx_commit is 2"), "{warnings:?}");
         assert!(warnings[1].contains("sync_binlog is 0"), "{warnings:?}");
@@ -1679,7 +1679,7 @@ mod mysql_faults {
         let server = MariaDb::start();
         server.exec("GRANT SELECT, UPDATE ON id_alloc_db.* TO store@127.0.0.1 IDENTIFIED BY 's'");
         let dsn = hosts(&[server.port()]).replace(&format!("root:{PASSWORD}"), "store:s");
-        let warnings = |dsn: &str| connect(dsn).check().expect("check").warnings;
+        let warnings = |dsn: &str| connect(dsn).check().expect("check").warnings();
         assert!(
             warnings(&dsn).iter().any(|warning| warning.contains("SLAVE MONITOR")),
             "{:?}",
@@ -1808,7 +1808,8 @@ mod mysql_tls {
 
     fn encryption(dsn: &str) -> Result<String, StoreError> {
         let report = connect(dsn).check()?;
-        let fact = report.facts.iter().find_map(|fact| fact.strip_prefix("connection: "));
+        let facts = report.facts();
+        let fact = facts.iter().find_map(|fact| fact.strip_prefix("connection: "));
         Ok(fact.unwrap_or_else(|| panic!("{report:?}")).to_owned())
     }
 
@@ -1881,7 +1882,7 @@ mod sqlite_files {
         let report = store.check().expect("check");
         assert_eq!(report.store, format!("SQLite {} at {}", rusqlite::version(), path.display()));
         for fact in ["journal_mode is wal", "synchronous is FULL"] {
-            assert!(report.facts.iter().any(|known| known == fact), "{report:?}");
+            assert!(report.facts().iter().any(|known| known == fact), "{report:?}");
         }
         let rows = store.list_tags(10).expect("list the tags");
         assert_eq!(rows.len(), 1);

@@ -19,8 +19,8 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), RunError> {
     let mut store = store::open(&config.dsn, &config.table);
     let report = store.check()?;
     let mut lines = vec![format!("store: {}", visible(&report.store))];
-    lines.extend(report.facts.iter().map(|fact| format!("  good: {}", visible(fact))));
-    lines.extend(report.warnings.iter().map(|warning| format!("  warning: {}", visible(warning))));
+    lines.extend(report.facts().iter().map(|fact| format!("  good: {}", visible(fact))));
+    lines.extend(report.warnings().iter().map(|warning| format!("  warning: {}", visible(warning))));
     print(&lines.join("\n"))?;
     let rows = store.list_tags(store::TAGS_MAX)?;
     print(&format!("tags: {}", rows.total()))?;

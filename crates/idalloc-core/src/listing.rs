@@ -356,7 +356,7 @@ impl Lister {
         if !self.checked {
             let report = self.store.check()?;
             info!(store = report.store, "the store is reached");
-            report.warnings.iter().for_each(|warning| warn!("{warning}"));
+            report.warnings().iter().for_each(|warning| warn!("{warning}"));
             self.settle_name()?;
             self.checked = true;
         }

@@ -8,9 +8,11 @@
 //! here and there delivered twice, is not taken for that of the newest, a session is left when there are bytes to read
 //! before anything was asked, and reservations carry an alternating bit, which comes back.
 
+mod account;
 mod check;
 mod choice;
 mod conn;
+mod grants;
 mod host;
 mod identity;
 mod password;
@@ -34,6 +36,7 @@ use self::conn::Conn;
 use self::host::{Host, insist_on_writes};
 use self::identity::{Look, Replication};
 use self::slots::{Open, Slot};
+use idalloc_core::store::report::{Code, Finding};
 use idalloc_core::store::server::Server;
 use idalloc_core::store::{Floor, LOOK_UP_MAX, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow};
 
@@ -53,8 +56,9 @@ const RESERVE_PARAMS: usize = 7;
 const LOOK_UP_SIZES: [usize; 3] = [1, 16, LOOK_UP_MAX];
 
 /// What an account lacks that may not see whether its host is a replica.
-const MAY_NOT_LOOK: &str = "this account may not see whether the host is a replica, whose IDs would be granted twice; run: \
-                            GRANT REPLICATION CLIENT ON *.* TO the account; (MariaDB: GRANT SLAVE MONITOR)";
+const MAY_NOT_LOOK: &str =
+    "this account may not see whether the host is a replica, whose IDs would be granted twice";
+const MAY_LOOK: &str = "run: GRANT REPLICATION CLIENT ON *.* TO the account; (MariaDB: GRANT SLAVE MONITOR)";
 
 /// A Galera node's error without its cluster.
 const NOT_READY: u16 = 1047;
@@ -303,21 +307,30 @@ impl MySqlStore {
     fn report_hosts(&self, report: &mut StoreReport) {
         for (host, Host { name, .. }) in self.hosts.iter().enumerate() {
             match self.look(host).map_err(|failure| failure.judge(name, &self.table)) {
-                Ok(look) if look.replication == Replication::Running => report.warnings.push(format!(
-                    "{name} is a replica that takes writes, which its primary does not get; position: {}; run there: \
-                     SET GLOBAL read_only = 1; and set it in the option file",
-                    look.server.position.to_text()
-                )),
+                Ok(look) if look.replication == Replication::Running => report.findings.push(
+                    Finding::warning(
+                        Code::Host,
+                        format!(
+                            "{name} is a replica that takes writes, which its primary does not get; position: {}",
+                            look.server.position.to_text()
+                        ),
+                    )
+                    .with_remedy("run there: SET GLOBAL read_only = 1; and set it in the option file"),
+                ),
                 Ok(look) => {
                     let replication = match look.replication {
                         Replication::Hidden => "whether replication is running is hidden",
                         Replication::Stopped | Replication::Running => "no replication is running",
                     };
                     let position = look.server.position.to_text();
-                    report.facts.push(format!("{name} takes writes, and {replication}; position: {position}"));
+                    let text = format!("{name} takes writes, and {replication}; position: {position}");
+                    report.findings.push(Finding::ok(Code::Host, text));
                 }
-                Err(StoreError::ReadOnly(text)) => report.facts.push(format!("{text}, as a stand-in should be")),
-                Err(error) => report.warnings.push(error.to_string()),
+                Err(StoreError::ReadOnly(text)) => {
+                    let text = format!("{text}, as a stand-in should be");
+                    report.findings.push(Finding::ok(Code::Host, text));
+                }
+                Err(error) => report.findings.push(Finding::warning(Code::Host, error.to_string())),
             }
         }
     }
@@ -347,7 +360,7 @@ impl MySqlStore {
         }
         let mut untold = Vec::new();
         if self.vets_hosts && !self.choice.is_vetted(host) {
-            untold = self.table.vet(&mut conn, &place).map_err(judged)?.warnings;
+            untold = self.table.vet(&mut conn, &place).map_err(judged)?.warnings();
             self.choice.set_vetted(host, true);
         }
         self.choice.reached(host);
@@ -429,15 +442,18 @@ impl SegmentStore for MySqlStore {
     }
 
     fn check(&mut self) -> Result<StoreReport, StoreError> {
-        let mut report = self.call(|Session { conn, statements, place, untold, .. }, table| {
+        let hosts = self.hosts.clone();
+        let mut report = self.call(|Session { conn, statements, place, untold, host, .. }, table| {
             let mut report = table.vet(conn, place)?;
             // Preparing it asks for every privilege that a reservation needs.
             conn.insist_on_privileges(&statements.reserve, RESERVE_PARAMS)?;
             // The report tells it.
             untold.clear();
             if identity::look(conn)?.replication == Replication::Hidden {
-                report.warnings.push(format!("{place}: {MAY_NOT_LOOK}"));
+                let text = format!("{place}: {MAY_NOT_LOOK}");
+                report.findings.push(Finding::warning(Code::Replication, text).with_remedy(MAY_LOOK));
             }
+            report.findings.extend(account::check_password(conn, &hosts[*host])?);
             Ok(report)
         })?;
         if self.vets_hosts {

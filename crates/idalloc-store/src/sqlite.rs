@@ -22,6 +22,7 @@ use rusqlite::{
 use rustix::fs::{Access, AtFlags, CWD};
 
 use self::file::{DatabaseFile, FileId, companions};
+use idalloc_core::store::report::{Code, Finding};
 use idalloc_core::store::rows::{askable_name, no_text, null_tag};
 use idalloc_core::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow, UnreadableRow};
 
@@ -169,22 +170,17 @@ impl SegmentStore for SqliteStore {
         let place = file.path().display().to_string();
         self.call(|Session { db, .. }, table| {
             table.insist_on_columns(db, &place)?;
-            let (good, risk) = file.describe();
             let journal: String = db.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
             let synchronous: i64 = db.pragma_query_value(None, "synchronous", |row| row.get(0))?;
-            Ok(StoreReport {
-                store: format!("SQLite {} at {place}", rusqlite::version()),
-                facts: vec![
-                    good,
-                    format!("{} has the columns {}, max_id and step", table.name, table.tag),
-                    format!("journal_mode is {journal}"),
-                    format!(
-                        "synchronous is {}",
-                        if synchronous == 2 { "FULL".into() } else { synchronous.to_string() }
-                    ),
-                ],
-                warnings: risk.into_iter().collect(),
-            })
+            let synchronous = if synchronous == 2 { "FULL".into() } else { synchronous.to_string() };
+            let columns = format!("{} has the columns {}, max_id and step", table.name, table.tag);
+            let mut findings = file.describe();
+            findings.extend([
+                Finding::ok(Code::Table, columns),
+                Finding::ok(Code::Durability, format!("journal_mode is {journal}")),
+                Finding::ok(Code::Durability, format!("synchronous is {synchronous}")),
+            ]);
+            Ok(StoreReport { store: format!("SQLite {} at {place}", rusqlite::version()), findings })
         })
     }
 

@@ -3,14 +3,17 @@
 //! A [`SegmentStore`] is one session with the store. It blocks, so it belongs to one thread, and it
 //! (re)connects by itself: a caller only ever sees the result of what it asked for.
 
+pub mod report;
 pub mod rows;
 pub mod server;
 pub mod tag;
 
 use std::sync::Arc;
 
+use self::report::Finding;
 use self::server::Server;
 
+pub use report::StoreReport;
 pub use rows::{Rows, UnreadableRow};
 pub use tag::{InvalidField, TagDetails};
 
@@ -40,17 +43,6 @@ pub struct Rest<'a> {
     pub end: i64,
     /// What `max_id` goes down to.
     pub first_unclaimed: i64,
-}
-
-/// What [`SegmentStore::check`] found, in words for an operator.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct StoreReport {
-    /// The product, its version and where it is, without credentials.
-    pub store: String,
-    /// What is as it should be, a line each.
-    pub facts: Vec<String>,
-    /// What works but risks IDs, a line each, with the remedy.
-    pub warnings: Vec<String>,
 }
 
 /// What a reservation does with a row whose `max_id` is lower than it may be. Neither number is negative: no row that
@@ -250,6 +242,14 @@ pub trait TagStore: SegmentStore {
     /// # Errors
     /// [`StoreError::UnknownTag`].
     fn delete(&mut self, tag: &str) -> Result<(), StoreError>;
+
+    /// Looks whether the account may do more than idalloc needs. Nothing to look at unless a store overrides it.
+    ///
+    /// # Errors
+    /// Those of every call.
+    fn check_account(&mut self) -> Result<Vec<Finding>, StoreError> {
+        Ok(Vec::new())
+    }
 
     /// Makes a database that is a file, with its table, if there is no such file; says whether it did. What a server does at
     /// its start, and only then: a file that goes missing later must not begin anew.

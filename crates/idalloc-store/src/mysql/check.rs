@@ -3,6 +3,7 @@
 use super::conn::Conn;
 use super::host::Settings;
 use super::{Failure, StoreError, StoreReport, Table, rows};
+use idalloc_core::store::report::{Code, Finding};
 
 impl Table {
     /// Looks whether the table is as it must be, and what else is to be told.
@@ -10,15 +11,19 @@ impl Table {
         self.insist_on_columns(conn)?;
         self.insist_on_no_trigger(conn)?;
         let mut report = StoreReport::default();
-        report.facts.push(format!("{} has the columns {}, max_id and step", self.name, self.tag));
+        let columns = format!("{} has the columns {}, max_id and step", self.name, self.tag);
+        report.findings.push(Finding::ok(Code::Table, columns));
         self.judge_table(conn, &mut report)?;
         judge_durability(conn, &mut report)?;
         judge_connections(conn, &mut report)?;
         if Settings::read(conn)?.logs_statements {
-            report.warnings.push(
-                "binlog_format is STATEMENT: a server that is made read-only goes on granting IDs to a user who may \
-                 ignore that; run: SET GLOBAL binlog_format = 'ROW'; and set it in the option file"
-                    .into(),
+            report.findings.push(
+                Finding::warning(
+                    Code::Replication,
+                    "binlog_format is STATEMENT: a server that is made read-only goes on granting IDs to a user who may \
+                     ignore that",
+                )
+                .with_remedy("run: SET GLOBAL binlog_format = 'ROW'; and set it in the option file"),
             );
         }
         for (version,) in rows::<(String,)>(conn, "SELECT VERSION()", ())? {
@@ -26,7 +31,7 @@ impl Table {
         }
         for (_, version) in rows::<(String, String)>(conn, "SHOW SESSION STATUS LIKE 'Ssl_version'", ())? {
             let encrypted = if version.is_empty() { "not encrypted" } else { version.as_str() };
-            report.facts.push(format!("connection: {encrypted}"));
+            report.findings.push(Finding::ok(Code::Connection, format!("connection: {encrypted}")));
         }
         Ok(report)
     }
@@ -35,9 +40,14 @@ impl Table {
         let (here, names) = self.in_schema();
         let sql = format!("SELECT COALESCE(engine, '') FROM information_schema.tables WHERE {here}");
         for (engine,) in rows::<(String,)>(conn, sql, names)? {
-            let remedy =
-                format!("a crash may take IDs back; run: ALTER TABLE {} ENGINE = InnoDB;", self.name);
-            judge(report, engine.eq_ignore_ascii_case("InnoDB"), format!("the engine is {engine}"), &remedy);
+            let remedy = format!("run: ALTER TABLE {} ENGINE = InnoDB;", self.name);
+            let text = format!("the engine is {engine}");
+            report.findings.push(durable(
+                engine.eq_ignore_ascii_case("InnoDB"),
+                text,
+                "a crash may take IDs back",
+                remedy,
+            ));
         }
         Ok(())
     }
@@ -150,21 +160,19 @@ impl Table {
 
 /// Whether an acknowledged commit outlives a crash of the server's machine.
 fn judge_durability(conn: &mut Conn, report: &mut StoreReport) -> Result<(), Failure> {
-    let remedy = |setting: &str| {
-        format!(
-            "a crash of the machine may take IDs back; run: SET GLOBAL {setting} = 1; and set it in the option file"
-        )
-    };
+    const RISK: &str = "a crash of the machine may take IDs back";
+    let remedy = |setting: &str| format!("run: SET GLOBAL {setting} = 1; and set it in the option file");
     let sql = "SELECT @@GLOBAL.innodb_flush_log_at_trx_commit, @@GLOBAL.log_bin, @@GLOBAL.sync_binlog";
     for (flush, log_bin, sync_binlog) in rows::<(u64, u64, u64)>(conn, sql, ())? {
         let name = "innodb_flush_log_at_trx_commit";
         // MariaDB's 3 flushes at every commit too.
-        judge(report, flush == 1 || flush == 3, format!("{name} is {flush}"), &remedy(name));
+        let is_durable = flush == 1 || flush == 3;
+        report.findings.push(durable(is_durable, format!("{name} is {flush}"), RISK, remedy(name)));
         if log_bin == 0 {
-            report.facts.push("log_bin is OFF".into());
+            report.findings.push(Finding::ok(Code::Durability, "log_bin is OFF"));
         } else {
             let text = format!("log_bin is ON, sync_binlog is {sync_binlog}");
-            judge(report, sync_binlog == 1, text, &remedy("sync_binlog"));
+            report.findings.push(durable(sync_binlog == 1, text, RISK, remedy("sync_binlog")));
         }
     }
     Ok(())
@@ -175,20 +183,20 @@ fn judge_connections(conn: &mut Conn, report: &mut StoreReport) -> Result<(), Fa
     let sql = "SHOW SESSION VARIABLES WHERE Variable_name = 'max_user_connections'";
     for (name, limit) in rows::<(String, String)>(conn, sql, ())? {
         if limit != "0" {
-            report.facts.push(format!(
+            let text = format!(
                 "{name} of this account is {limit}: a server has RefillThreads + 1 sessions, a few more for \
                  operators, and with fewer connections they take turns"
-            ));
+            );
+            report.findings.push(Finding::ok(Code::Connections, text));
         }
     }
     Ok(())
 }
 
-fn judge(report: &mut StoreReport, good: bool, text: String, remedy: &str) {
-    if good {
-        report.facts.push(text);
-    } else {
-        report.warnings.push(format!("{text}: {remedy}"));
+fn durable(is_durable: bool, text: String, risk: &str, remedy: String) -> Finding {
+    match is_durable {
+        true => Finding::ok(Code::Durability, text),
+        false => Finding::warning(Code::Durability, format!("{text}: {risk}")).with_remedy(remedy),
     }
 }
 

@@ -93,8 +93,16 @@ impl Conn {
                 result => return result,
             }
         }
-        let text = as_text(sql, &params);
-        self.timed(|conn, deadline| take_all(conn.query_iter(&text)?, deadline, &mut each))
+        self.query_each(&as_text(sql, &params), each)
+    }
+
+    /// Runs a statement that has no parameters, as text, and hands over each row of its answer.
+    pub(super) fn query_each(
+        &mut self,
+        sql: &str,
+        mut each: impl FnMut(Row) -> Result<(), mysql::Error>,
+    ) -> Result<(), mysql::Error> {
+        self.timed(|conn, deadline| take_all(conn.query_iter(sql)?, deadline, &mut each))
     }
 
     /// Whether this account may run the statement, all parameters of which are numbers.

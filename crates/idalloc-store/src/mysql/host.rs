@@ -137,9 +137,30 @@ impl Host {
         first
     }
 
+    /// What keeps the account's password from others.
+    pub(super) fn protection(&self) -> Protection {
+        match self.tls {
+            _ if self.opts.get_socket().is_some() || self.server_key.is_some() => Protection::Full,
+            Tls::Verify => Protection::Full,
+            Tls::SkipVerify | Tls::Preferred => Protection::FromListeners,
+            Tls::Off => Protection::None,
+        }
+    }
+
     fn open(&self, opts: &Opts) -> Result<Conn, mysql::Error> {
         Conn::open(opts, self.connect_timeout, &self.late)
     }
+}
+
+/// What keeps an account's password from others, if a server asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protection {
+    /// Only the server gets it.
+    Full,
+    /// Whoever only listens does not get it.
+    FromListeners,
+    /// Nothing does: it is not sent.
+    None,
 }
 
 fn is_unreached(result: &Result<Conn, mysql::Error>) -> bool {

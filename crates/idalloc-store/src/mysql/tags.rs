@@ -4,9 +4,11 @@ use mysql::{MySqlError, OptsBuilder, Row, Value};
 
 use super::conn::Conn;
 use super::{
-    Failure, Host, MySqlStore, Session, Slot, Table, acknowledged_rows, insist_on_writes, read, rows, schema,
+    Failure, Host, MySqlStore, Session, Slot, Table, account, acknowledged_rows, insist_on_writes, read,
+    rows, schema,
 };
 use crate::no_description_column;
+use idalloc_core::store::report::Finding;
 use idalloc_core::store::{Created, InvalidField, Rows, StoreError, TagDetails, TagStore};
 
 impl MySqlStore {
@@ -57,6 +59,17 @@ impl TagStore for MySqlStore {
         {
             self.slot.keep(session);
         }
+    }
+
+    fn check_account(&mut self) -> Result<Vec<Finding>, StoreError> {
+        let hosts = self.hosts.clone();
+        self.call(|Session { conn, host, .. }, table| {
+            let name = match (&table.spec.database, hosts[*host].opts.get_db_name()) {
+                (None, Some(database)) => format!("`{}`.{}", database.replace('`', "``"), table.name),
+                _ => table.name.clone(),
+            };
+            account::check(conn, &name)
+        })
     }
 
     fn find(&mut self, tag: &str) -> Result<Option<TagDetails>, StoreError> {

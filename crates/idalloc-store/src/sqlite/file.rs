@@ -17,6 +17,7 @@ use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 
 use crate::dsn::SqliteDsn;
 use idalloc_core::store::StoreError;
+use idalloc_core::store::report::{Code, Finding};
 use idalloc_core::sync::lock;
 
 /// Where the kernel tells what is mounted, if it is too old for `STATX_ATTR_MOUNT_ROOT`.
@@ -186,20 +187,27 @@ impl DatabaseFile {
     }
 
     /// What is good about the file's place, and what risks IDs.
-    pub fn describe(&self) -> (String, Option<String>) {
-        let good = "the file has one name, and is no mount point".to_owned();
+    pub fn describe(&self) -> Vec<Finding> {
         let found = file_system(&self.path);
         let risk = match (name_in(&UNRELIABLE, found), name_in(&VOLATILE, found)) {
-            (Some(name), _) => Some(format!(
-                "the file is on {name}, as AllowUnreliableFileSystem allows: if a second process opens it, the same IDs \
-                 may be granted twice"
+            (Some(name), _) => Some(Finding::warning(
+                Code::DatabaseFile,
+                format!(
+                    "the file is on {name}, as AllowUnreliableFileSystem allows: if a second process opens it, the same IDs \
+                     may be granted twice"
+                ),
             )),
-            (_, Some(name)) => Some(format!(
-                "the file is on {name}: it is gone after a reboot, and the IDs begin anew; put it on a disk"
-            )),
+            (_, Some(name)) => Some(
+                Finding::warning(
+                    Code::DatabaseFile,
+                    format!("the file is on {name}: it is gone after a reboot, and the IDs begin anew"),
+                )
+                .with_remedy("put it on a disk"),
+            ),
             (None, None) => None,
         };
-        (good, risk)
+        let good = Finding::ok(Code::DatabaseFile, "the file has one name, and is no mount point");
+        [good].into_iter().chain(risk).collect()
     }
 
     /// Why the file cannot be opened.
