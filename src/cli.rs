@@ -16,6 +16,7 @@ use idalloc::config::{Config, ConfigError, process_env};
 use idalloc::store::change::ChangeError;
 use idalloc::store::{self, StoreError};
 
+use self::check::Check;
 use self::tag::TagCommand;
 use self::top::{ClientError, Top};
 
@@ -42,8 +43,9 @@ enum Command {
     Init(ConfigArg),
     /// Watch a running server, live on this terminal: its rates, its refills, and its tags, those in trouble first
     Top(Top),
-    /// Look whether the configuration, the store, its table and its durability settings are as they should be
-    Check(ConfigArg),
+    /// Look whether the configuration, its files and ports, the store, the account, and the table's rows are as they should be
+    #[command(after_help = check::NOTICE)]
+    Check(Check),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -127,7 +129,7 @@ fn doubt(error: &ChangeError) -> &'static str {
 pub fn run(args: Args) -> Result<(), RunError> {
     match args.command.unwrap_or(Command::Serve(args.serve)) {
         Command::Serve(arg) => serve::serve(arg.config.as_deref()),
-        Command::Check(arg) => check::check(arg.config.as_deref()),
+        Command::Check(args) => check::check(&args),
         Command::Tag(command) => tag::run(command),
         Command::Top(args) => top::top(&args),
         Command::Schema(arg) => schema::schema(arg.config.as_deref()),

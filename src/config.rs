@@ -3,6 +3,7 @@
 //! [`KEYS`] is the one place that knows every key's name, default and range; the README's table shows the same.
 
 mod admin_tokens;
+mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,6 +22,7 @@ use crate::bounds::{LEFT_MIN, LEFT_PER_RESERVATION, STEP_MAX};
 use crate::dsn::{Dsn, DsnError};
 
 pub use admin_tokens::AdminTokens;
+pub use secrets::secrets_in;
 
 /// The environment variable that overrides the key `DSN`, so that a password need not be in a file.
 pub const DSN_VARIABLE: &str = "IDALLOC_DSN";

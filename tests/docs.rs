@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use idalloc::config::KEYS;
+use idalloc::store::report::Code;
 
 const README: &str = include_str!("../README.md");
 const README_ZH: &str = include_str!("../README.zh-CN.md");
@@ -19,6 +20,15 @@ fn the_readme_lists_every_key_with_its_default_and_range() {
     }
     let rows = README.lines().skip_while(|line| !line.starts_with("| key |")).skip(2);
     assert_eq!(rows.take_while(|line| line.starts_with('|')).count(), KEYS.len(), "no other keys");
+}
+
+#[test]
+fn the_readmes_list_every_code_of_the_check() {
+    for (name, text) in [("README.md", README), ("README.zh-CN.md", README_ZH)] {
+        for code in Code::ALL {
+            assert!(text.contains(&format!("\n| `{}` | ", code.as_str())), "{name} has no row for {code:?}");
+        }
+    }
 }
 
 #[test]

@@ -229,13 +229,19 @@ fn the_shipped_configuration_is_the_documented_one_and_is_understood() {
 
 #[test]
 fn check_says_what_it_found_in_mariadb() {
-    let ended = Setup::on(&MariaDb::shared().dsn()).check();
+    let database = MariaDb::shared();
+    // An account as README has it.
+    database.exec(&format!("CREATE USER idalloc@'%' IDENTIFIED BY '{SECRET}'"));
+    database.exec("GRANT SELECT, UPDATE ON id_alloc_db.segments TO idalloc@'%'");
+    database.exec("GRANT SLAVE MONITOR ON *.* TO idalloc@'%'");
+    let dsn = database.dsn().replace(&format!("root:{PASSWORD}"), &format!("idalloc:{SECRET}"));
+    let ended = Setup::on(&dsn).check();
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
     let at = format!("at 127.0.0.1:{}", MariaDb::shared().port());
     assert_holds(&ended.stdout, &["configuration: good", "store: MariaDB 1", &at, "tags: 1"]);
     assert_holds(&ended.stdout, &["good: `segments` has the columns `app_tag`, max_id and step"]);
     assert_holds(&ended.stdout, &["good: the engine is InnoDB", "good: innodb_flush_log_at_trx_commit is 1"]);
-    assert!(!ended.stdout.contains("warning") && !ended.stdout.contains(PASSWORD), "{ended:?}");
+    assert!(!ended.stdout.contains("warning") && !ended.stdout.contains(SECRET), "{ended:?}");
 }
 
 #[test]

@@ -1,45 +1,62 @@
-//! `idalloc check`: what is found, in words.
+//! `idalloc check`: what is found, in words or as JSON.
+
+mod places;
+mod ports;
+mod report;
+mod rows;
 
 use std::path::Path;
 
-use idalloc::escape::{shown, visible};
-use idalloc::store::tag::check_step;
-use idalloc::store::{self, Rows, TagRow};
+use clap::Args;
+use idalloc::dsn::Dsn;
+use idalloc::store;
+use idalloc::store::report::{Code, Finding};
 
-use super::output::print;
-use super::tag::fault_line;
-use super::{RunError, load};
+use self::report::Report;
+use super::{ConfigArg, RunError, load};
 
-/// The most rows at fault that are shown one by one.
-const FAULTS_SHOWN_MAX: usize = 100;
+/// What the exit codes say.
+pub(super) const NOTICE: &str = "\
+It exits with 0 if all is good, or if there are warnings only; with 1 if the configuration, the store or a row is at fault; with 2 if \
+the command line is. Run it as the account that the server runs as, and in its working directory: it looks at what that account may do \
+with the files.";
 
-pub(super) fn check(file: Option<&Path>) -> Result<(), RunError> {
-    let config = load(file)?;
-    print("configuration: good")?;
-    let mut store = store::open(&config.dsn, &config.table);
-    let report = store.check()?;
-    let mut lines = vec![format!("store: {}", visible(&report.store))];
-    lines.extend(report.facts().iter().map(|fact| format!("  good: {}", visible(fact))));
-    lines.extend(report.warnings().iter().map(|warning| format!("  warning: {}", visible(warning))));
-    print(&lines.join("\n"))?;
-    let rows = store.list_tags(store::TAGS_MAX)?;
-    print(&format!("tags: {}", rows.total()))?;
-    let faults = faults(&rows);
-    if faults.is_empty() {
-        return Ok(());
-    }
-    for fault in faults.iter().take(FAULTS_SHOWN_MAX) {
-        print(&format!("  fault: {}", visible(fault)))?;
-    }
-    Err(RunError::RowsAtFault(faults.len()))
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// Print JSON: an object with the worst severity (ok, warning or error) as its result, and its findings, each with a severity, a
+    /// code, a message and, where there is something to do, a remedy
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArg,
 }
 
-/// The rows that get no IDs, in words.
-fn faults(rows: &Rows<TagRow>) -> Vec<String> {
-    let unreadable = rows.unreadable.iter().map(fault_line);
-    let steps = rows.iter().filter_map(|row| {
-        let fault = check_step(row.step).err()?;
-        Some(format!("the tag {}: {fault}", shown(&row.name)))
-    });
-    unreadable.chain(steps).collect()
+pub(super) fn check(args: &Check) -> Result<(), RunError> {
+    let mut report = Report::new(args.json);
+    let outcome = look(args.config.config.as_deref(), &mut report);
+    report.end(outcome)
+}
+
+fn look(file: Option<&Path>, report: &mut Report) -> Result<(), RunError> {
+    let config = load(file)?;
+    report.begin("configuration: good", Finding::ok(Code::Configuration, "the configuration is good"))?;
+    report.add(file.and_then(places::configuration))?;
+    report.add(ports::look(&config))?;
+    report.add(config.watermark_path.iter().flat_map(|path| places::watermark(path)))?;
+    if let Dsn::Sqlite(dsn) = &config.dsn {
+        report.add(places::database(&dsn.path))?;
+    }
+    let mut store = store::open(&config.dsn, &config.table);
+    let found = store.check()?;
+    report.begin(&format!("store: {}", found.store), Finding::ok(Code::Store, found.store.as_str()))?;
+    report.add(found.findings)?;
+    report.add(store.check_account()?)?;
+    let rows = store.list_tags(store::TAGS_MAX)?;
+    let total = rows.total();
+    report.begin(&format!("tags: {total}"), Finding::ok(Code::Rows, format!("{total} rows were read")))?;
+    let at_fault = rows::at_fault(&rows);
+    let count = at_fault.len();
+    report.add(rows::first_of(at_fault))?;
+    report.add(rows::first_of(rows::near_their_end(&rows)))?;
+    if count > 0 { Err(RunError::RowsAtFault(count)) } else { Ok(()) }
 }

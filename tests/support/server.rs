@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -128,7 +129,8 @@ impl Setup {
     fn run(&self, command: &str) -> Ended {
         let dir = tempfile::tempdir().expect("a directory");
         let config = dir.path().join("config.json");
-        std::fs::write(config, json!(self.keys).to_string()).expect("write the configuration");
+        std::fs::write(&config, json!(self.keys).to_string()).expect("write the configuration");
+        std::fs::set_permissions(config, std::fs::Permissions::from_mode(0o600)).expect("chmod");
         Run::new(dir.path(), &[command, "--config", "config.json"]).finish()
     }
 
