@@ -46,6 +46,7 @@ const ASSETS: &[Asset] = assets! {
     "escape.js": JS,
     "format.js": JS,
     "icon.svg": SVG,
+    "shared.js": JS,
     "states.js": JS,
     "stream.js": JS,
     "style.css": CSS,

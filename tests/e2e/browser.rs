@@ -470,6 +470,13 @@ fn the_token_is_asked_for_kept_for_the_tab_and_forgotten() {
     browser.await_text("#live-text", "Live");
     browser.await_that(&row("test_business"));
     browser.assert_quiet();
+    // What one window may see, another does not see without the token.
+    browser.open_window();
+    browser.await_that("document.querySelector('#token-dialog').open");
+    browser.await_text("#live-text", "Waiting for the token");
+    assert_eq!(browser.eval("document.querySelector('#fact-total').textContent"), "–");
+    browser.close_window();
+    browser.go_to(0);
     browser.click("#forget-token");
     browser.await_that("document.querySelector('#token-dialog').open");
     assert_eq!(browser.eval("sessionStorage.length"), 0);
@@ -546,6 +553,38 @@ fn eight_tabs_are_all_served() {
     // A browser has six connections for a host, for all its tabs together.
     for _ in 1..8 {
         browser.open_tab();
+    }
+    add_and_see(&browser, "orders");
+    browser.assert_quiet();
+}
+
+#[test]
+fn visible_windows_share_one_stream_and_another_takes_over() {
+    const WINDOWS: usize = 9;
+    let site = Site::new();
+    let _load = Load::on(&site.server, &["test_business"]);
+    let browser = site.browser();
+    browser.await_text("#live-text", "Live");
+    for _ in 1..WINDOWS {
+        browser.open_window();
+    }
+    // A browser has six connections for a host: with a stream each, six would see something, and nobody could ask.
+    let see = |what: &str| {
+        for window in 0..browser.windows() {
+            browser.go_to(window);
+            assert_eq!(browser.eval("document.hidden"), false, "{what}: {window}");
+            browser.await_text("#live-text", "Live");
+            // All have the past, and see the figures move.
+            browser.eval("window.before = document.querySelector('#now-requests').textContent");
+            browser.await_that("document.querySelector('#now-requests').textContent !== window.before");
+        }
+    };
+    see("all");
+    // One of them has the stream, and in the end the last.
+    while browser.windows() > 1 {
+        browser.go_to(0);
+        browser.close_window();
+        see("one is closed");
     }
     add_and_see(&browser, "orders");
     browser.assert_quiet();

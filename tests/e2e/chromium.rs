@@ -84,6 +84,33 @@ impl Browser {
         self.reload();
     }
 
+    /// Shows the page in one more window, which hides none, and goes there.
+    pub fn open_window(&self) {
+        self.run("one more window", async {
+            let window = self.driver().new_window().await?;
+            self.driver().switch_to_window(window).await
+        });
+        self.reload();
+    }
+
+    /// Goes to the window or tab that was opened as the `index`th.
+    pub fn go_to(&self, index: usize) {
+        self.run("another window", async {
+            let windows = self.driver().windows().await?;
+            self.driver().switch_to_window(windows[index].clone()).await
+        });
+    }
+
+    /// How many there are.
+    pub fn windows(&self) -> usize {
+        self.run("the windows", self.driver().windows()).len()
+    }
+
+    /// Closes the present window.
+    pub fn close_window(&self) {
+        self.run("close a window", self.driver().close_window());
+    }
+
     /// Runs this script before those of every page that is loaded from now on.
     pub fn prepare(&self, script: &str) {
         let devtools = self.driver().cdp();

@@ -5,15 +5,15 @@ import { Charts } from "./charts.js";
 import { addTag, advanceTag, askToken, editTag, pair } from "./dialogs.js";
 import { name as isolated, show, visible } from "./escape.js";
 import { duration, grouped } from "./format.js";
+import { SharedStream } from "./shared.js";
 import { nodeState } from "./states.js";
-import { Stream } from "./stream.js";
 import { TagTable } from "./tags.js";
 import { startTheme } from "./themes.js";
 
 const byId = (id) => document.getElementById(id);
 /// Figures older than this are called stale.
 const STALE_MS = 3_000;
-/// A tab that nobody has seen for so long lets go of its connection: a browser has six for a host, for all tabs together.
+/// A tab that nobody has seen for so long lets go of its connection, or of the tab that has it for all.
 const HIDDEN_MS = 5_000;
 /// How often it asks then, so that its title tells of alarms.
 const HIDDEN_STATUS_MS = 30_000;
@@ -41,7 +41,7 @@ const table = new TagTable({ onAction: act, now_ms });
 
 // --- what arrives
 
-const stream = new Stream({ onOpen, onEvent, onState, authorize });
+const stream = new SharedStream({ onOpen, onEvent, onState, authorize });
 stream.run();
 
 function onOpen() {
