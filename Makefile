@@ -56,6 +56,8 @@ galera:
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets --all-features -- -D warnings
+	cargo clippy --locked --package idalloc-store --no-default-features --features mysql -- -D warnings
+	cargo clippy --locked --package idalloc-store --no-default-features --features sqlite -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 check: lint test

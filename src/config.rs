@@ -442,10 +442,8 @@ impl Config {
         let (database, name) = file.text(&TABLE, parse_table)?;
         let mut dsn = file.dsn(env)?;
         let any_file_system = file.text(&ALLOW_UNRELIABLE_FILE_SYSTEM, parse_yes_or_no)?;
-        if let Dsn::Sqlite(dsn) = &mut dsn {
-            dsn.any_file_system = any_file_system;
-        }
-        let is_off = matches!(dsn, Dsn::Sqlite(_)) && !file.has(WATERMARK_PATH.name);
+        dsn.set_any_file_system(any_file_system);
+        let is_off = dsn.is_embedded() && !file.has(WATERMARK_PATH.name);
         let watermark_path = file.text(&WATERMARK_PATH, parse_optional_path)?.filter(|_| !is_off);
         Ok(Self {
             dsn,
@@ -495,7 +493,7 @@ impl Config {
             OnRegression::Refuse => "refuse",
             OnRegression::Advance => "advance",
         };
-        let any_file_system = matches!(&self.dsn, Dsn::Sqlite(dsn) if dsn.any_file_system);
+        let any_file_system = self.dsn.allows_any_file_system();
         let log_format = match self.log_format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",

@@ -215,7 +215,7 @@ impl Key {
 fn check(dsn: &str) -> Result<StoreReport, StoreError> {
     let name = |text| Identifier::new(text).expect("an identifier");
     let table = TableSpec { database: None, name: name("segments"), tag_column: name("app_tag") };
-    store::open(&dsn.parse::<Dsn>().expect("a DSN"), &table).check()
+    store::backend(&dsn.parse::<Dsn>().expect("a DSN"), &table).session().check()
 }
 
 #[test]

@@ -8,7 +8,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use idalloc::config::{Identifier, TableSpec};
-use idalloc::store;
 use mysql::prelude::Queryable;
 use support::mariadb::MariaDb;
 use support::proxy::Proxy;
@@ -64,7 +63,7 @@ fn set_step(dsn: &str, step: i64) {
     make_table(dsn);
     let identifier = |text| Identifier::new(text).unwrap();
     let table = TableSpec { database: None, name: identifier("segments"), tag_column: identifier("app_tag") };
-    store::open(&dsn.parse().unwrap(), &table).set_step("test_business", step).unwrap();
+    idalloc::store::backend(&dsn.parse().unwrap(), &table).session().set_step("test_business", step).unwrap();
 }
 
 /// The lease is longer than the IDs that stand by in the head segment, so the store is asked for it.

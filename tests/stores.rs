@@ -14,7 +14,7 @@ use idalloc::config::{Identifier, TableSpec};
 use idalloc::dsn::Dsn;
 use idalloc::store::mysql::MySqlStore;
 use idalloc::store::{
-    Created, Floor, Rest, SegmentStore, StoreError, StoreReport, TagDetails, TagStore, factory, open,
+    Created, Floor, Rest, SegmentStore, StoreError, StoreReport, TagDetails, TagStore, backend,
 };
 use mysql::prelude::Queryable;
 use support::mariadb::{MariaDb, PASSWORD, free_port};
@@ -22,6 +22,11 @@ use support::proxy::{Loss, Proxy};
 use support::server::Setup;
 use support::store::Reserve;
 use tempfile::TempDir;
+
+/// A session with a table of its own.
+fn open(dsn: &Dsn, table: &TableSpec) -> Box<dyn TagStore> {
+    backend(dsn, table).session()
+}
 
 fn table(name: &str, tag_column: &str) -> TableSpec {
     let identifier = |text| Identifier::new(text).expect("an identifier");
@@ -766,7 +771,7 @@ mod mysql_tables {
         let server = MariaDb::shared();
         let in_other = server.dsn().replace("id_alloc_db", "by_schema");
         let spec = table("ids", "biz_tag");
-        let sql = idalloc::store::schema(&dsn(&in_other), &spec);
+        let sql = idalloc::store::backend(&dsn(&in_other), &spec).schema();
         // As an operator runs it: in no database, and twice.
         for statement in sql.split(";\n").chain(sql.split(";\n")).filter(|text| !text.trim().is_empty()) {
             server.exec(statement);
@@ -1528,8 +1533,9 @@ mod mysql_faults {
         let second = MariaDb::start();
         let proxy = Proxy::before(first.port(), "cut_off");
         insert(&first, "cut_off");
-        let open = factory(&dsn(&hosts(&[proxy.port(), second.port()])), &table("segments", "app_tag"));
-        let mut stores = [open(), open(), open()];
+        let table = table("segments", "app_tag");
+        let backend = backend(&dsn(&hosts(&[proxy.port(), second.port()])), &table);
+        let mut stores = [backend.session(), backend.session(), backend.session()];
         for (store, end) in stores.iter_mut().zip([10, 20, 30]) {
             assert_eq!(store.reserve("test_business", 10), Ok(end));
         }
@@ -1905,7 +1911,7 @@ mod sqlite_files {
     fn the_schema_is_what_makes_the_table() {
         let (_dir, path) = temp();
         let spec = table("ids", "biz_tag");
-        let sql = idalloc::store::schema(&Dsn::Sqlite(path.clone().into()), &spec);
+        let sql = idalloc::store::backend(&Dsn::Sqlite(path.clone().into()), &spec).schema();
         for _ in 0..2 {
             exec(&path, &sql);
         }

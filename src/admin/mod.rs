@@ -32,7 +32,7 @@ use axum::routing::{MethodRouter, get, post};
 use crate::alloc::monitor::Monitor;
 use crate::config::{AdminConfig, Config};
 use crate::http::handler::Service;
-use crate::store::Factory;
+use crate::store::Backend;
 use guard::Denials;
 use lane::Lane;
 use overview::Overview;
@@ -72,7 +72,7 @@ impl Admin {
     fn new(
         config: Config,
         admin: AdminConfig,
-        open: Factory,
+        backend: Arc<dyn Backend>,
         monitor: Monitor,
         service: Arc<Service>,
     ) -> Self {
@@ -82,7 +82,7 @@ impl Admin {
             figures: Lane::default(),
             places: Arc::default(),
             denials: Denials::default(),
-            sessions: Sessions::new(open),
+            sessions: Sessions::new(backend),
             config,
             admin,
             monitor,

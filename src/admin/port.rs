@@ -23,7 +23,7 @@ use crate::episode::Episode;
 use crate::http::handler::Service;
 use crate::http::linger::{Linger, discard_until_closed};
 use crate::http::listen;
-use crate::store::Factory;
+use crate::store::Backend;
 use crate::supervise;
 
 /// How long a head may take to arrive, and so how long a connection may be idle.
@@ -60,9 +60,15 @@ impl Port {
     }
 
     /// Serves it for as long as it is polled, on the runtime that polls it. Operators' sessions with the store come from
-    /// `open`.
-    pub async fn serve(self, config: Config, open: Factory, monitor: Monitor, service: Arc<Service>) {
-        let admin = Arc::new(Admin::new(config, self.config, open, monitor, service));
+    /// `backend`.
+    pub async fn serve(
+        self,
+        config: Config,
+        backend: Arc<dyn Backend>,
+        monitor: Monitor,
+        service: Arc<Service>,
+    ) {
+        let admin = Arc::new(Admin::new(config, self.config, backend, monitor, service));
         let router = router(admin.clone());
         tokio::join!(
             supervise::run("the operator's port", || {

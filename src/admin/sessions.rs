@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use crate::store::{Factory, TagStore};
+use crate::store::{Backend, TagStore};
 use crate::sync::lock;
 
 /// The most sessions.
@@ -13,7 +13,7 @@ pub(super) const SESSIONS_MAX: usize = 4;
 
 /// All sessions, at work or idle.
 pub struct Sessions {
-    open: Factory,
+    backend: Arc<dyn Backend>,
     /// One for each session that may be at work.
     places: Arc<Semaphore>,
     /// The one that was used last is on top.
@@ -21,8 +21,13 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    pub fn new(open: Factory) -> Self {
-        Self { open, places: Arc::new(Semaphore::new(SESSIONS_MAX)), idle: Arc::default() }
+    /// The kind of store that they are with.
+    pub fn store_kind(&self) -> &'static str {
+        self.backend.kind()
+    }
+
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Self { backend, places: Arc::new(Semaphore::new(SESSIONS_MAX)), idle: Arc::default() }
     }
 
     /// Has `ask` talk to the store, on a thread that may block, as soon as a session is free. `None`: it has panicked,
@@ -33,10 +38,10 @@ impl Sessions {
     ) -> Option<T> {
         let place = self.places.clone().acquire_owned().await;
         let kept = lock(&self.idle).pop();
-        let (open, idle) = (self.open.clone(), self.idle.clone());
+        let (backend, idle) = (self.backend.clone(), self.idle.clone());
         let answer = spawn_blocking(move || {
             let _place = place;
-            let mut session = kept.unwrap_or_else(|| open());
+            let mut session = kept.unwrap_or_else(|| backend.session());
             session.refresh();
             let answer = ask(&mut *session);
             lock(&idle).push(session);

@@ -14,7 +14,6 @@ use super::guard::Caller;
 use super::overview::{Overview, TagCounts};
 use super::problem::Problem;
 use crate::config::HttpEngine;
-use crate::dsn::Dsn;
 use crate::readiness::Readiness;
 
 /// The commit that this program was built from, where the build says so.
@@ -77,13 +76,9 @@ pub fn engine(admin: &Admin) -> &'static str {
 }
 
 fn store(admin: &Admin) -> Value {
-    let kind = match admin.config.dsn {
-        Dsn::MySql(_) => "mysql",
-        Dsn::Sqlite(_) => "sqlite",
-    };
     let status = admin.monitor.store();
     json!({
-        "kind": kind,
+        "kind": admin.sessions.store_kind(),
         "host": status.host,
         "state": if status.answers { "answering" } else { "away" },
         "last_error": status.last_error,

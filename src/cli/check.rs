@@ -8,7 +8,6 @@ mod rows;
 use std::path::Path;
 
 use clap::Args;
-use idalloc::dsn::Dsn;
 use idalloc::store;
 use idalloc::store::report::{Code, Finding};
 
@@ -43,10 +42,11 @@ fn look(file: Option<&Path>, report: &mut Report) -> Result<(), RunError> {
     report.add(file.and_then(places::configuration))?;
     report.add(ports::look(&config))?;
     report.add(config.watermark_path.iter().flat_map(|path| places::watermark(path)))?;
-    if let Dsn::Sqlite(dsn) = &config.dsn {
-        report.add(places::database(&dsn.path))?;
+    let backend = store::backend(&config.dsn, &config.table);
+    if let Some(path) = backend.file() {
+        report.add(places::database(path))?;
     }
-    let mut store = store::open(&config.dsn, &config.table);
+    let mut store = backend.session();
     let found = store.check()?;
     report.begin(&format!("store: {}", found.store), Finding::ok(Code::Store, found.store.as_str()))?;
     report.add(found.findings)?;

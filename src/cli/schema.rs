@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use idalloc::dsn::Dsn;
 use idalloc::store::{self, Created};
 
 use super::{RunError, load, output};
@@ -10,22 +9,17 @@ use super::{RunError, load, output};
 /// Prints the SQL for the store of the configuration.
 pub(super) fn schema(file: Option<&Path>) -> Result<(), RunError> {
     let config = load(file)?;
-    Ok(output::print(&store::schema(&config.dsn, &config.table))?)
+    Ok(output::print(&store::backend(&config.dsn, &config.table).schema())?)
 }
 
 /// Makes what is not there, and says what that was.
 pub(super) fn init(file: Option<&Path>) -> Result<(), RunError> {
     let config = load(file)?;
-    let created = store::open(&config.dsn, &config.table).create_table()?;
-    let (database, first_row) = match &config.dsn {
-        Dsn::MySql(dsn) => {
-            let own = config.table.database.as_ref().map(|database| database.as_str());
-            (format!("database {}", own.unwrap_or(&dsn.database)), "")
-        }
-        Dsn::Sqlite(dsn) => (format!("file {}", dsn.path.display()), ", with the tag test_business"),
-    };
+    let backend = store::backend(&config.dsn, &config.table);
+    let created = backend.session().create_table()?;
     let table = format!("table {}", config.table.name.as_str());
-    output::print(&report(created, &database, &table, first_row))?;
+    let first_row = backend.first_tag().map(|tag| format!(", with the tag {tag}")).unwrap_or_default();
+    output::print(&report(created, &backend.place(), &table, &first_row))?;
     Ok(())
 }
 

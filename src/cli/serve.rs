@@ -12,7 +12,7 @@ use idalloc::alloc::{Allocator, AllocatorConfig, StoreFactory};
 use idalloc::config::Config;
 use idalloc::http::{self, Server};
 use idalloc::readiness;
-use idalloc::store::{self, StoreError};
+use idalloc::store::{self, Backend, StoreError};
 use idalloc::{logging, supervise};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
@@ -63,8 +63,8 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
         let _inside = runtime.enter();
         bind_admin(&config)?
     };
-    let open = store::factory(&config.dsn, &config.table);
-    let starting = start_unless_stopped(&config, watermarks, open.clone(), &mut signals);
+    let backend = store::backend(&config.dsn, &config.table);
+    let starting = start_unless_stopped(&config, watermarks, backend.clone(), &mut signals);
     let Some(allocator) = runtime.block_on(starting)? else {
         return Ok(());
     };
@@ -79,7 +79,7 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     let mut greeting = format!("server started at: {}\n", shown(server.address()));
     if let Some(port) = admin_port {
         greeting += &format!("operator's port at: {}\n", shown(port.address()));
-        runtime.spawn(port.serve(config, open, allocator.monitor(), server.service()));
+        runtime.spawn(port.serve(config, backend, allocator.monitor(), server.service()));
     }
     print_aside(greeting)?;
 
@@ -178,7 +178,7 @@ fn connections_within_file_limit(config: &Config) -> usize {
 async fn start_unless_stopped(
     config: &Config,
     watermarks: Watermarks,
-    open: store::Factory,
+    backend: Arc<dyn Backend>,
     signals: &mut Signals,
 ) -> Result<Option<Allocator>, RunError> {
     let (sender, started) = tokio::sync::oneshot::channel();
@@ -186,7 +186,7 @@ async fn start_unless_stopped(
     // Not waited for after a signal: it may be in the middle of connecting, and holds nothing that matters.
     thread::Builder::new()
         .name("idalloc-start".to_owned())
-        .spawn(move || sender.send(start_allocator(&config, watermarks, open)))?;
+        .spawn(move || sender.send(start_allocator(&config, watermarks, backend)))?;
     tokio::select! {
         started = started => match started {
             Ok(allocator) => Ok(Some(allocator?)),
@@ -199,12 +199,12 @@ async fn start_unless_stopped(
 fn start_allocator(
     config: &Config,
     watermarks: Watermarks,
-    open: store::Factory,
+    backend: Arc<dyn Backend>,
 ) -> Result<Allocator, StoreError> {
-    if open().create_missing_file().or_else(unless_temporary)? {
+    if backend.session().create_missing_file().or_else(unless_temporary)? {
         info!(dsn = %config.dsn, "the file is new: its IDs begin at 1");
     }
-    let open: StoreFactory = Arc::new(move || open());
+    let open: StoreFactory = Arc::new(move || backend.session());
     let settings = AllocatorConfig {
         refill_threads: config.refill_threads,
         preload_tags: config.preload_tags,

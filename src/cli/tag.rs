@@ -347,7 +347,7 @@ struct TagTable {
 
 fn open(arg: &ConfigArg) -> Result<TagTable, RunError> {
     let config = load(arg.config.as_deref())?;
-    let store = store::open(&config.dsn, &config.table);
+    let store = store::backend(&config.dsn, &config.table).session();
     Ok(TagTable { config, store })
 }
 

@@ -28,8 +28,8 @@ pub fn embedded_allocator(file: &Path, trim: fn()) -> Allocator {
     let name = |text| Identifier::new(text).unwrap();
     let table = TableSpec { database: None, name: name("segments"), tag_column: name("app_tag") };
     let dsn = Dsn::Sqlite(file.into());
-    idalloc::store::open(&dsn, &table).create_table().unwrap();
-    let open: StoreFactory = Arc::new(move || idalloc::store::open(&dsn, &table));
+    idalloc::store::backend(&dsn, &table).session().create_table().unwrap();
+    let open: StoreFactory = Arc::new(move || idalloc::store::backend(&dsn, &table).session());
     let config = AllocatorConfig {
         refill_threads: 1,
         preload_tags: 1,

@@ -9,9 +9,11 @@
 //! before anything was asked, and reservations carry an alternating bit, which comes back.
 
 mod account;
+mod backend;
 mod check;
 mod choice;
 mod conn;
+pub mod dsn;
 mod grants;
 mod host;
 mod identity;
@@ -44,7 +46,7 @@ use crate::dsn::MySqlDsn;
 use crate::table::TableSpec;
 use crate::{NEEDS_DEFAULT, allowed_max_ids, why_not_reserved};
 
-pub(super) use schema::schema;
+pub use backend::MySqlBackend;
 
 /// Where the alternating bit is in `LAST_INSERT_ID`: no `max_id` needs this one.
 const ALTERNATING_BIT_PLACE: u32 = 63;

@@ -3,9 +3,12 @@
 //! A reservation is one `UPDATE`, its own transaction, on disk before it returns (WAL with `synchronous = FULL`).
 //! Several processes may share the file: SQLite's write lock puts their reservations in order.
 
+mod backend;
 mod file;
 mod holder;
 mod tags;
+
+pub use backend::SqliteBackend;
 
 use std::ffi::c_int;
 use std::io;
@@ -21,12 +24,12 @@ use rusqlite::{
 };
 use rustix::fs::{Access, AtFlags, CWD};
 
+use self::backend::FIRST_TAG;
 use self::file::{DatabaseFile, FileId, companions};
 use idalloc_core::store::report::{Code, Finding};
 use idalloc_core::store::rows::{askable_name, no_text, null_tag};
 use idalloc_core::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow, UnreadableRow};
 
-use crate::dsn::SqliteDsn;
 use crate::table::TableSpec;
 use crate::{allowed_max_ids, why_not_reserved};
 
@@ -59,16 +62,9 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Prepares sessions with `table` in the file of `dsn`; the table's database is of no meaning here. The first call
-    /// opens the file, which must be there, with the table in it. All sessions use that file, whatever is at its path later.
-    pub fn factory(dsn: &SqliteDsn, table: &TableSpec) -> impl Fn() -> SqliteStore + Send + Sync + use<> {
-        let (file, table) = (Arc::new(DatabaseFile::new(dsn)), table.clone());
-        move || SqliteStore {
-            file: file.clone(),
-            table: Table::new(&table),
-            wait_max: SINGLE_WAIT_MAX,
-            session: None,
-        }
+    /// A session with `table` in the file.
+    fn new(file: Arc<DatabaseFile>, table: &TableSpec) -> SqliteStore {
+        SqliteStore { file, table: Table::new(table), wait_max: SINGLE_WAIT_MAX, session: None }
     }
 
     /// Runs `ask` on the open file, which is opened anew after an error that leaves its state in doubt. What `ask` did
@@ -258,11 +254,6 @@ impl SegmentStore for SqliteStore {
     }
 }
 
-/// The SQL that makes the table.
-pub(super) fn schema(spec: &TableSpec) -> String {
-    Table::new(spec).create_statement() + "\n"
-}
-
 /// Waits its turn by itself: this is the one statement that does not heed the busy timeout.
 fn enter_wal_mode(db: &Connection) -> rusqlite::Result<()> {
     let start = Instant::now();
@@ -362,7 +353,7 @@ impl Table {
         if is_missing {
             let Table { name, tag, .. } = self;
             transaction.execute_batch(&self.create_statement())?;
-            let sql = format!("INSERT INTO {name} ({tag}, max_id, step) VALUES ('test_business', 0, 100000)");
+            let sql = format!("INSERT INTO {name} ({tag}, max_id, step) VALUES ('{FIRST_TAG}', 0, 100000)");
             transaction.execute(&sql, ())?;
         }
         transaction.commit()?;

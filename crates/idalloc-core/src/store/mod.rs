@@ -276,9 +276,6 @@ pub struct Created {
     pub table: bool,
 }
 
-/// Opens sessions with one table, for a server or a command.
-pub type Factory = Arc<dyn Fn() -> Box<dyn TagStore> + Send + Sync>;
-
 /// Why the store did not do what it was asked. The texts are for logs and for `idalloc check`, never for clients;
 /// they may name a host, never a user's password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
