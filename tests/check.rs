@@ -211,7 +211,10 @@ fn what_a_role_gives_is_looked_at_too() {
 fn an_account_that_lacks_what_it_needs_is_an_error() {
     let report = account("reads", &["SELECT ON id_alloc_db.segments TO 'reads'@'%'"]).check();
     assert_eq!((report.code, report.result.as_str()), (Some(1), "error"));
-    assert_holds(report.one("error", "store").0, &["UPDATE command denied"]);
+    assert_holds(
+        report.one("error", "store").0,
+        &["UPDATE command denied", "run: GRANT UPDATE ON `segments` TO"],
+    );
 }
 
 /// MariaDB knows no such plugin, and says of an account what it was told.

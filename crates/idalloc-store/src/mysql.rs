@@ -893,6 +893,10 @@ fn is_timeout(error: &io::Error) -> bool {
 fn server_error(host: &str, table: &Table, error: &MySqlError) -> StoreError {
     let text = format!("{host}: {} (error {}, state {})", error.message, error.code, error.state);
     match error.code {
+        // A privilege on the table that the account lacks.
+        1142 if let Some((privilege, _)) = error.message.split_once(" command denied to user ") => {
+            StoreError::Denied(format!("{text}; run: GRANT {privilege} ON {} TO the account;", table.name))
+        }
         // Deadlock or failed certification; lock wait; record changed since the snapshot; rolled back at commit; the
         // table, or a prepared statement, changed meanwhile; a limit of a statement's time (MySQL's, MariaDB's).
         1213 | 1205 | 1020 | 3101 | 1412 | 1615 | 3024 | 1969 => StoreError::Contended(text),
