@@ -16,6 +16,7 @@ use idalloc::config::{Identifier, TableSpec};
 use idalloc::dsn::Dsn;
 use idalloc::store::{self, StoreError, StoreReport};
 use support::mariadb::{MariaDb, PASSWORD};
+use support::proxy::Proxy;
 use support::server::{PATIENCE, Setup};
 use tempfile::TempDir;
 
@@ -244,6 +245,25 @@ fn the_program_says_why_a_password_is_not_sent_and_what_to_do() {
         }
         assert!(!rogue.knows_the_password() && !format!("{ended:?}").contains(SECRET), "{ended:?}");
     }
+}
+
+#[test]
+fn a_running_server_whose_database_is_exchanged_says_it_in_its_log() {
+    let (database, rogue) = (MariaDb::start(), Rogue::asking(WAYS[0]));
+    database.exec(&format!("CREATE USER ids@'%' IDENTIFIED BY '{SECRET}'"));
+    database.exec("GRANT SELECT, UPDATE ON id_alloc_db.segments TO ids@'%'");
+    let proxy = Proxy::before(database.port(), "UPDATE");
+    let dsn = format!("ids:{SECRET}@tcp(127.0.0.1:{})/id_alloc_db", proxy.port());
+    let mut server = Setup::on(&dsn).key("TagReloadSeconds", 1).start();
+    server.await_status("/alloc?app_tag=test_business", 200);
+    proxy.lead_to(rogue.port);
+    server.await_log("serverPubKey=FILE");
+    assert!(!rogue.knows_the_password());
+    proxy.lead_to(database.port());
+    server.await_log("the store answers again");
+    server.signal(libc::SIGTERM);
+    server.wait();
+    assert!(!server.rest_of_log().iter().any(|line| line.contains(SECRET)));
 }
 
 #[test]

@@ -1844,6 +1844,7 @@ mod mysql_tls {
         refused(format!("{by_address}?{ca}"), "not valid for name");
         refused(format!("{by_name}?tls=true"), "UnknownIssuer");
         refused(format!("{by_name}?tls=true&tls-ca=/nonexistent/ca.pem"), "/nonexistent/ca.pem");
+        refused(format!("{by_name}?tls=true&tls-ca=/tmp"), "tls-ca /tmp: Is a directory");
         assert!(encrypted(format!("{by_address}?tls=skip-verify")));
         assert!(encrypted(format!("{by_address}?tls=preferred")));
         assert!(!encrypted(format!("{by_address}?tls=false")));

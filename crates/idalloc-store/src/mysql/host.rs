@@ -1,6 +1,7 @@
 //! One host: how to get in, and what a session must find there.
 
 use std::fs::File;
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -89,8 +90,9 @@ impl Host {
     /// A connection on which a statement means what it says, to a host that takes writes.
     pub(super) fn connect(&self, fails_fast_on_locks: bool) -> Result<(Conn, Settings), Failure> {
         if let Some(path) = &self.tls_ca {
-            File::open(path)
-                .map_err(|e| StoreError::Unavailable(format!("tls-ca {}: {e}", path.display())))?;
+            // A directory can be opened, and not read.
+            let read = File::open(path).and_then(|mut file| file.read_exact(&mut [0]));
+            read.map_err(|e| StoreError::Unavailable(format!("tls-ca {}: {e}", path.display())))?;
         }
         if let Some(path) = &self.server_key {
             password::insist_on_key(path)?;
@@ -108,8 +110,7 @@ impl Host {
             }
             result => result,
         };
-        let mut conn =
-            connected.map_err(|error| password::judge(error, &self.name, self.server_key.as_deref()))?;
+        let mut conn = connected.map_err(|error| password::judge(error, self))?;
         let waits_for_locks = !fails_fast_on_locks && self.read_timeout >= READ_TIMEOUT_WITH_LOCK_WAIT_MIN;
         session::prepare(&mut conn, &self.name, waits_for_locks)?;
         let settings = Settings::read(&mut conn)?;

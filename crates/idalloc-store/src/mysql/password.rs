@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{SubjectPublicKeyInfoDer, alg_id};
 
+use super::host::Host;
 use super::{Failure, StoreError};
+use crate::dsn::Tls;
 
 /// What the driver is given where no key is configured, so that it asks no server for one: a path that is never a file, so
 /// that to read it is an error before anything is sent.
@@ -40,12 +42,15 @@ pub(super) fn insist_on_key(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// What it means that there is no session with `host`.
-pub(super) fn judge(error: mysql::Error, host: &str, key: Option<&Path>) -> Failure {
-    match (&error, key) {
-        (mysql::Error::IoError(cause), None) if cause.kind() == io::ErrorKind::IsADirectory => {
+/// What it means that there is no session with the host.
+pub(super) fn judge(error: mysql::Error, host: &Host) -> Failure {
+    let (name, may_be_open) = (&host.name, matches!(host.tls, Tls::Off | Tls::Preferred));
+    match (&error, &host.server_key) {
+        (mysql::Error::IoError(cause), None)
+            if may_be_open && cause.kind() == io::ErrorKind::IsADirectory =>
+        {
             StoreError::Denied(format!(
-                "{host}: the server asks for the account's password (caching_sha2_password), and it was not sent: without TLS nobody \
+                "{name}: the server asks for the account's password (caching_sha2_password), and it was not sent: without TLS nobody \
                  knows who gets it. Set tls=true in the DSN (with tls-ca=FILE for an authority of your own), or \
                  serverPubKey=FILE, the server's public_key.pem, or give the account another plugin (mysql_native_password)"
             ))
@@ -53,7 +58,7 @@ pub(super) fn judge(error: mysql::Error, host: &str, key: Option<&Path>) -> Fail
         }
         (mysql::Error::MySqlError(cause), Some(_)) if cause.code == ACCESS_DENIED => {
             StoreError::Denied(format!(
-                "{host}: {} (error {ACCESS_DENIED}, state {}): the password is wrong, or serverPubKey is not this server's key",
+                "{name}: {} (error {ACCESS_DENIED}, state {}): the password is wrong, or serverPubKey is not this server's key",
                 cause.message, cause.state
             ))
             .into()
