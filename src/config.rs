@@ -3,6 +3,7 @@
 //! [`KEYS`] is the one place that knows every key's name, default and range; the README's table shows the same.
 
 mod admin_tokens;
+mod origins;
 mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,8 @@ use crate::bounds::{LEFT_MIN, LEFT_PER_RESERVATION, STEP_MAX};
 use crate::dsn::{Dsn, DsnError};
 
 pub use admin_tokens::AdminTokens;
+pub use origins::CorsOrigins;
+use origins::{CORS_ORIGINS, HTTP_NAMES};
 pub use secrets::secrets_in;
 
 /// The environment variable that overrides the key `DSN`, so that a password need not be in a file.
@@ -136,6 +139,8 @@ pub const KEYS: &[Key] = &[
     Key::Text(ALLOW_UNRELIABLE_FILE_SYSTEM),
     Key::Text(LOG_FORMAT),
     Key::Secret(ACCESS_TOKENS),
+    Key::List(CORS_ORIGINS),
+    Key::List(HTTP_NAMES),
     Key::Text(ADMIN_HOST),
     Key::Integer(ADMIN_PORT),
     Key::Secret(ADMIN_TOKEN),
@@ -286,6 +291,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `AccessTokens`: who may have IDs of which tags; `None`: everybody, of all.
     pub access_tokens: Option<AccessTokens>,
+    /// `CorsOrigins`: which pages may use the port for clients, beside its own.
+    pub cors_origins: CorsOrigins,
+    /// `HttpNames`: the hosts that clients may ask for, in lower case, IPv6 addresses in brackets; empty: any.
+    pub http_names: Vec<String>,
     /// The operator's port; `None`: there is none.
     pub admin: Option<AdminConfig>,
 }
@@ -474,6 +483,8 @@ impl Config {
             failover_steps: file.integer(&FAILOVER_STEPS)?,
             log_format: file.text(&LOG_FORMAT, parse_log_format)?,
             access_tokens: file.access_tokens()?,
+            cors_origins: file.cors_origins()?,
+            http_names: file.http_names()?,
             admin: file.admin(env)?,
         })
     }
@@ -529,6 +540,8 @@ impl Config {
             ALLOW_UNRELIABLE_FILE_SYSTEM.name: if any_file_system { "yes" } else { "no" },
             LOG_FORMAT.name: log_format,
             ACCESS_TOKENS.name: hidden(self.access_tokens.is_some()),
+            CORS_ORIGINS.name: self.cors_origins.shown(),
+            HTTP_NAMES.name: self.http_names,
             ADMIN_HOST.name: admin.map(|admin| admin.host),
             ADMIN_PORT.name: admin.map_or(0, |admin| admin.port),
             ADMIN_TOKEN.name: hidden(admin.is_some_and(|admin| admin.tokens.has(ADMIN_TOKEN.name))),
@@ -891,6 +904,8 @@ mod tests {
             failover_steps: 1000,
             log_format: LogFormat::Text,
             access_tokens: None,
+            cors_origins: CorsOrigins::Listed(Vec::new()),
+            http_names: Vec::new(),
             admin: Some(AdminConfig {
                 host: Ipv4Addr::LOCALHOST.into(),
                 port: 8881,
@@ -918,6 +933,7 @@ mod tests {
             "SegmentSeconds": 12, "MaxStepFactor": 13, "WatermarkPath": "w.db", "OnRegression": "advance", "FailoverGuard": "off",
             "FailoverSteps": 16, "AllowUnreliableFileSystem": "no", "LogFormat": "json",
             "AccessTokens": {"0123456789abcdef": "*", "a-token-for-two-tags": ["a", "\u00e9"]},
+            "CorsOrigins": ["https://App.example.com"], "HttpNames": ["ids.example.com."],
             "AdminHost": "0.0.0.0", "AdminPort": 14, "AdminToken": "the-operator's-token",
             "AdminTokens": {"ann": "the-token-of-ann"},
             "AdminNames": ["Ids.example.com", "idalloc-0.idalloc_nodes"], "MetricsTags": 15
@@ -955,6 +971,8 @@ mod tests {
                 ("0123456789abcdef".into(), AccessScope::All),
                 ("a-token-for-two-tags".into(), AccessScope::Tags(["a", "\u{e9}"].map(Into::into).into())),
             ]))),
+            cors_origins: CorsOrigins::Listed(vec!["https://app.example.com".into()]),
+            http_names: vec!["ids.example.com".into()],
             admin: Some(AdminConfig {
                 host: Ipv4Addr::UNSPECIFIED.into(),
                 port: 14,
@@ -1244,7 +1262,8 @@ mod tests {
         let text = json!({
             "DSN": "hunter2:hunter2@tcp(h)/db", "table": "ids.t$1", "HttpPort": 14, "AdminToken": "hunter2-hunter2-hunter2",
             "AccessTokens": {"hunter2-hunter2-hunter2": "*"}, "LogFormat": "json", "MetricsTags": 3,
-            "AdminTokens": {"ann": "hunter2-hunter2-hunter3"}, "AdminNames": ["ids.example.com"]
+            "AdminTokens": {"ann": "hunter2-hunter2-hunter3"}, "AdminNames": ["ids.example.com"],
+            "CorsOrigins": ["*"], "HttpNames": ["::1", "ids.example.com"]
         });
         let config = parse(&text.to_string()).unwrap();
         let mut shown = config.shown();

@@ -61,7 +61,7 @@ fn garbled_files_mean_the_same_however_they_are_cut() {
 
 /// What a fuzzer does to a file: bytes changed, left out, repeated; words put in; the end of another file.
 fn mutant(files: &[(String, Vec<u8>)], random: &mut fastrand::Rng) -> Vec<u8> {
-    const WORDS: [&[u8]; 24] = [
+    const WORDS: [&[u8]; 27] = [
         b"\r\n",
         b"\r\n\r\n",
         b"\n",
@@ -86,6 +86,9 @@ fn mutant(files: &[(String, Vec<u8>)], random: &mut fastrand::Rng) -> Vec<u8> {
         b"Connection: close\r\n",
         b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
         b"http://h",
+        b"Origin: null\r\n",
+        b"Sec-Fetch-Site: cross-site\r\n",
+        b"Content-Type: application/json\r\n",
     ];
     let any_file = |random: &mut fastrand::Rng| &files[random.usize(0..files.len())].1;
     let mut bytes = any_file(random).clone();

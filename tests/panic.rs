@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use idalloc::http::counters::Counters;
 use idalloc::http::handler::{Handler, Service};
+use idalloc::http::origin::Gate;
 use idalloc::http::{Limits, engine_tokio::Engine};
 use support::server::Client;
 use support::store::embedded_allocator;
@@ -24,6 +25,7 @@ fn a_panic_closes_its_connection_is_reported_and_frees_its_slot() {
         draining: false.into(),
         counters: Counters::default(),
         access: None,
+        gate: Gate::default(),
     });
     // No configuration can ask for this: the deadline of a request that arrives in parts overflows, which panics.
     let limits = Limits {

@@ -9,8 +9,10 @@ use std::thread;
 use std::time::Instant;
 
 use idalloc::alloc::Allocator;
+use idalloc::http::body::Body;
 use idalloc::http::counters::Counters;
 use idalloc::http::handler::{Handler, Reply, Service, Shortcut};
+use idalloc::http::origin::{Gate, Sender};
 use idalloc::http::request::{Method, Request, Version};
 use idalloc::http::response::Answer;
 use rusqlite::Connection;
@@ -25,7 +27,8 @@ const REQUEST: Request<'_> = Request {
     path: "/alloc",
     query: "app_tag=test_business",
     authorization: &[],
-    form: &[],
+    sender: Sender::UNKNOWN,
+    body: Body::EMPTY,
 };
 
 /// The `max_id` of the row that comes after the first.
@@ -42,6 +45,7 @@ fn handler(allocator: &Allocator) -> Handler {
         draining: false.into(),
         counters: Counters::default(),
         access: None,
+        gate: Gate::default(),
     };
     Handler::new(allocator.handle(), Arc::new(service))
 }
@@ -65,7 +69,7 @@ fn handled(handler: &mut Handler) -> Answer {
 
 /// The first ID that the shortcut yields.
 fn shortened(handler: &mut Handler, shortcut: &mut Shortcut) -> i64 {
-    let tries = (0..100).find_map(|_| handler.take_single(&REQUEST, shortcut));
+    let tries = (0..100).find_map(|_| handler.take_single(|| REQUEST, shortcut));
     tries.expect("a request that comes again and again takes the short way")
 }
 
@@ -89,7 +93,7 @@ fn a_shortcut_ends_with_its_tag_and_leads_to_the_next_one_of_that_name() {
         }
     };
     assert_eq!(refusal.status, 404, "{refusal:?}");
-    assert_eq!(handler.take_single(&REQUEST, &mut shortcut), None, "its tag is closed");
+    assert_eq!(handler.take_single(|| REQUEST, &mut shortcut), None, "its tag is closed");
 
     // Above what the loop has used up.
     let insert = "INSERT INTO segments (app_tag, max_id, step) VALUES ('test_business', ?1, 10)";

@@ -34,8 +34,7 @@ const EMPTY_LINES: &str = "more than 4 empty lines before the request line";
 const BAD_NAME: &str = "a header line must be: NAME ':' VALUE, on one line";
 const BAD_VALUE: &str = "a header value must not hold control characters";
 const BAD_TARGET: &str = "the target must be a path and query, or an http URL, well-formed";
-const REPEATED: &str =
-    "Host, Authorization, Content-Length, Content-Type and Transfer-Encoding may be given only once";
+const REPEATED: &str = "Host, Authorization, Content-Length, Content-Type, Transfer-Encoding, Origin and Sec-Fetch-Site may be given only once";
 const NO_HOST: &str = "HTTP/1.1 needs a Host header";
 const BAD_HOST: &str = "Host must be empty, or a host name or address, with or without a port";
 const NO_HTTP: &str = "this port speaks HTTP without TLS: a request begins with its method";

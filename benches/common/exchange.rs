@@ -6,6 +6,7 @@ use std::time::Duration;
 use idalloc::alloc::Allocator;
 use idalloc::http::counters::Counters;
 use idalloc::http::handler::{Handler, Reply, Service, Shortcut};
+use idalloc::http::origin::Gate;
 use idalloc::http::request::{Memo, Parsed, Parser, Request};
 use idalloc::http::response::{Delivery, Encoder};
 
@@ -36,6 +37,7 @@ impl Exchange {
             draining: false.into(),
             counters: Counters::default(),
             access: None,
+            gate: Gate::default(),
         };
         Exchange {
             handler: Handler::new(handle, Arc::new(service)),
@@ -57,10 +59,13 @@ impl Exchange {
     }
 
     fn answer_one(&mut self, input: &mut [u8]) -> usize {
-        if let Some((request, shortcut, length)) = self.memo.recall(input) {
-            match self.handler.take_single(&request, shortcut) {
+        if let Some((remembered, shortcut, length)) = self.memo.recall(input) {
+            match self.handler.take_single(|| remembered.request(), shortcut) {
                 Some(id) => self.encoder.encode_id(id, &mut self.output),
-                None => encode(self.handler.handle(&request), &mut self.encoder, &request, &mut self.output),
+                None => {
+                    let request = remembered.request();
+                    encode(self.handler.handle(&request), &mut self.encoder, &request, &mut self.output);
+                }
             }
             return length;
         }

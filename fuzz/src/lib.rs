@@ -1,6 +1,8 @@
 //! What must hold of the request parser for any bytes, in whatever pieces they arrive. The fuzzer looks for bytes that
 //! prove it wrong; the tests, which include this file, try those of the corpus.
 
+use idalloc::http::body::Media;
+use idalloc::http::origin::{Preflight, Sender, Site};
 use idalloc::http::request::{Memo, Method, Parsed, Parser, REQUEST_BYTES_MAX, Reject, Request, Version};
 
 /// What is tried: lengths of pieces, a byte each, up to the first line feed; what a connection receives, after it.
@@ -59,11 +61,17 @@ pub struct Asked {
     path: String,
     query: String,
     authorization: Vec<u8>,
-    form: Vec<u8>,
+    host: Vec<u8>,
+    origin: Vec<u8>,
+    site: Site,
+    preflight: Preflight,
+    media: Media,
+    body: Vec<u8>,
 }
 
 impl From<&Request<'_>> for Asked {
     fn from(request: &Request<'_>) -> Self {
+        let Sender { host, origin, site, preflight } = request.sender;
         Self {
             method: request.method,
             version: request.version,
@@ -71,7 +79,12 @@ impl From<&Request<'_>> for Asked {
             path: request.path.to_owned(),
             query: request.query.to_owned(),
             authorization: request.authorization.to_owned(),
-            form: request.form.to_owned(),
+            host: host.to_owned(),
+            origin: origin.to_owned(),
+            site,
+            preflight,
+            media: request.body.media,
+            body: request.body.bytes.to_owned(),
         }
     }
 }
@@ -97,9 +110,10 @@ impl Connection {
     fn advance(&mut self) -> bool {
         let received = self.buffer.len();
         if self.parser.is_fresh()
-            && let Some((request, (), bytes)) = self.memo.as_mut().and_then(|memo| memo.recall(&self.buffer))
+            && let Some((remembered, (), bytes)) =
+                self.memo.as_mut().and_then(|memo| memo.recall(&self.buffer))
         {
-            self.outcome.requests.push((&request).into());
+            self.outcome.requests.push((&remembered.request()).into());
             return self.consume(bytes);
         }
         match self.parser.parse(&mut self.buffer) {

@@ -27,6 +27,8 @@ use super::problem::Problem;
 use super::{Admin, REQUEST_TIMEOUT};
 use crate::episode::Recurrence;
 use crate::http::access::bearer;
+use crate::http::authority;
+use crate::http::origin::Site;
 use crate::sync::lock;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -148,27 +150,23 @@ fn check_site(request: &Request, names: &[String]) -> Result<(), Problem> {
     if let Some(origin) = single(headers, ORIGIN)?
         && !request.uri().path().starts_with("/assets/")
     {
-        let from = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        let from = authority::of_origin(origin.as_bytes());
         // A proxy may put another Host in place of ours. The page is ours all the same if the browser says that it is of
         // the address that it asked, and the operator that this address is one of the port's names.
-        let is_from = |from: &str| {
-            from.eq_ignore_ascii_case(host) || browser_says == Some("same-origin") && is_named(from, names)
+        let is_from = |from: &[u8]| {
+            authority::is_same(from, host.as_bytes())
+                || browser_says == Some("same-origin") && authority::is_named(from, names)
         };
         if !from.is_some_and(is_from) {
             return Err(Problem::wrong_origin(origin, host));
         }
     }
     // A link to the page, and nothing else, may be anywhere.
-    if matches!(browser_says, Some("cross-site" | "same-site")) && request.uri().path() != "/" {
+    let is_of_another = browser_says.is_some_and(|site| Site::of(site.as_bytes()) == Site::Other);
+    if is_of_another && request.uri().path() != "/" {
         return Err(Problem::new(StatusCode::FORBIDDEN, "pages of other sites may not use this port"));
     }
     Ok(())
-}
-
-/// Whether the host of `authority` is one of `names`.
-fn is_named(authority: &str, names: &[String]) -> bool {
-    let parsed = authority.parse::<Authority>();
-    parsed.is_ok_and(|parsed| names.iter().any(|name| parsed.host().eq_ignore_ascii_case(name)))
 }
 
 /// Whether this is a balancer's probe whose `Host` is empty, or missing in HTTP/1.0. A browser always names a host.
@@ -179,12 +177,12 @@ fn is_nameless_probe(request: &Request, host: Option<&str>) -> bool {
 
 /// Whether `host`, with a port or without, is an IP address, `localhost`, or one of `names`.
 fn is_ours(host: &str, names: &[String]) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    let name = authority.host();
+    let Ok(parsed) = host.parse::<Authority>() else { return false };
+    let name = parsed.host();
     let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
     !host.contains('@')
         && (name.eq_ignore_ascii_case("localhost")
-            || names.iter().any(|ours| name.eq_ignore_ascii_case(ours))
+            || authority::is_named(host.as_bytes(), names)
             || name.parse::<Ipv4Addr>().is_ok()
             || literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok()))
 }

@@ -16,13 +16,15 @@ use std::time::{Duration, Instant};
 
 use may::sync::Blocker;
 use may_minihttp::{HttpService, HttpServiceFactory, Request as MayRequest, Response as MayResponse};
+use smallvec::SmallVec;
 use socket2::SockRef;
 use tracing::{info, warn};
 
 use super::Limits;
 use super::handler::{Handler, Reply, Service, Waiting, too_many_connections};
+use super::origin::Cors;
 use super::queued::{unread_bytes, unsent_bytes};
-use super::request::{Method, Outline, Reject, Version};
+use super::request::{Outline, Reject, Values, Version};
 use super::response::{Answer, COMMON_HEADERS, Delivery, Encoder, reason};
 use crate::episode::Episode;
 use crate::supervise;
@@ -34,6 +36,9 @@ const SWEEP: Duration = Duration::from_millis(50);
 const DRAIN_IDLE: Duration = Duration::from_millis(300);
 /// A coroutine's stack, in words: the crate's own 32 KiB are tight for a claim that waits.
 const STACK_WORDS: usize = 8 * 1024;
+
+/// As long as most values of `Host` are.
+const HOST_BYTES: usize = 64;
 
 /// A running engine.
 pub struct Engine {
@@ -287,8 +292,7 @@ impl<N: Fn() -> Handler + Send + 'static> HttpServiceFactory for Factory<N> {
 
 fn refuse(fd: RawFd) {
     let mut response = Vec::new();
-    let delivery = Delivery { version: Version::Http11, keep_alive: false, head_only: false };
-    Encoder::new().encode(&too_many_connections(), delivery, &mut response);
+    Encoder::new().encode(&too_many_connections(), Delivery::LAST, &mut response);
     let _ = socket(fd, |socket| socket.send(&response).and_then(|_| socket.shutdown(Shutdown::Both)));
 }
 
@@ -312,8 +316,7 @@ impl Drop for Connection {
 
 impl HttpService for Connection {
     fn call(&mut self, request: MayRequest, response: &mut MayResponse) -> io::Result<()> {
-        let last =
-            Delivery { version: Version::Http11, keep_alive: false, head_only: request.method() == "HEAD" };
+        let last = Delivery { head_only: request.method() == "HEAD", ..Delivery::LAST };
         let (answer, delivery) = match self.ended {
             true => (self.handler.rejected(CLOSED), last),
             false => self.answer(request).unwrap_or_else(|reject| (self.handler.rejected(reject), last)),
@@ -340,17 +343,20 @@ impl Connection {
         let target = may.path().to_owned();
         let outline = Outline::of(may.method(), &target, may.version(), may.headers())?;
         let body_bytes = outline.body_bytes().ok_or(NO_CHUNKS)?;
-        // Nothing is allocated for what is empty.
-        let authorization = outline.authorization(may.headers()).to_vec();
-        let mut form = Vec::new();
+        // The headers go as the body comes. Nothing is allocated for what is empty.
+        let Values { authorization, host, origin } = outline.values(may.headers());
+        let (authorization, origin) = (authorization.to_vec(), origin.to_vec());
+        let host = SmallVec::<[u8; HOST_BYTES]>::from_slice(host);
+        let values = Values { authorization: &authorization, host: &host, origin: &origin };
+        let mut body = Vec::new();
         if body_bytes > 0 {
             // Whatever the body is, it must be taken: it would be parsed as the next request otherwise.
-            let taken = may.body().take(body_bytes as u64).read_to_end(&mut form);
+            let taken = may.body().take(body_bytes as u64).read_to_end(&mut body);
             if !matches!(taken, Ok(bytes) if bytes == body_bytes) {
                 return Err(CLOSED);
             }
         }
-        let request = outline.request(&authorization, &form);
+        let request = outline.request(values, &body);
         // Not before: a body that never comes must not keep the connection from being closed.
         lock(&self.activity.state).at_work = true;
         let answer = match self.handler.handle(&request) {
@@ -359,9 +365,8 @@ impl Connection {
         };
         // Looked at after the wait: the server may have been told to stop meanwhile.
         let keep_alive = request.keep_alive && !self.handler.service().is_draining();
-        let delivery =
-            Delivery { version: request.version, keep_alive, head_only: request.method == Method::Head };
-        Ok((answer, delivery))
+        let cors = self.handler.service().gate.cors(&request);
+        Ok((answer, Delivery { keep_alive, cors, ..Delivery::of(&request) }))
     }
 
     /// Blocks this coroutine, and no thread, until the IDs are there.
@@ -385,7 +390,7 @@ impl Connection {
 
     fn respond(&mut self, answer: &Answer, delivery: Delivery, response: &mut MayResponse) {
         response.status_code(answer.status().into(), reason(answer.status()));
-        for line in COMMON_HEADERS.into_iter().chain(answer.header()) {
+        for line in COMMON_HEADERS.into_iter().chain(answer.header()).chain(delivery.cors.map(Cors::lines)) {
             response.header(line);
         }
         match (delivery.keep_alive, delivery.version) {

@@ -9,7 +9,9 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 
 use super::access::{Access, Grant, bearer};
+use super::body::Body;
 use super::counters::{Counters, Route, Tally, Wait};
+use super::origin::{Gate, Refusal};
 use super::request::{BadParameters, Method, Reject, Request, parameter};
 use super::response::{Answer, ApiError, Delivery};
 use crate::alloc::tag::TagHandle;
@@ -18,8 +20,8 @@ use crate::store::tag::TAG_BYTES_MAX;
 
 const ALLOWED_METHODS: &str = "Allow: GET, HEAD, POST, OPTIONS";
 const AUTHENTICATE: &str = "WWW-Authenticate: Bearer";
-/// The longest form that is searched for a token.
-const TOKEN_FORM_BYTES_MAX: usize = 4 * 1024;
+/// The longest body that is searched for a token.
+const TOKEN_BODY_BYTES_MAX: usize = 4 * 1024;
 const RETRY_AFTER: &str = "Retry-After: 1";
 
 /// What all handlers of a server share.
@@ -37,6 +39,8 @@ pub struct Service {
     pub counters: Counters,
     /// Who may have IDs; `None`: everybody.
     pub access: Option<Access>,
+    /// Whose pages may ask, and by which names.
+    pub gate: Gate,
 }
 
 impl Service {
@@ -150,12 +154,16 @@ impl Handler {
     /// The ID, if the request, which was remembered and has come again, is for one of a tag, and that takes no more than
     /// an addition; the answer is then plain. Any other request is to be handled.
     #[inline]
-    pub fn take_single(&mut self, request: &Request<'_>, shortcut: &mut Shortcut) -> Option<i64> {
+    pub fn take_single<'r>(
+        &mut self,
+        request: impl FnOnce() -> Request<'r>,
+        shortcut: &mut Shortcut,
+    ) -> Option<i64> {
         if self.service.is_draining() {
             return None;
         }
         match shortcut {
-            Shortcut::Unknown(0) => *shortcut = self.shortcut(request),
+            Shortcut::Unknown(0) => *shortcut = self.shortcut(&request()),
             Shortcut::Unknown(recalls) => *recalls -= 1,
             Shortcut::SingleOf(_) | Shortcut::Other => {}
         }
@@ -180,8 +188,10 @@ impl Handler {
     /// The tag, if the request is for one ID of it, may have it, and leaves the connection open: what
     /// [`Handler::handle`] would find, now and whenever the same bytes come again.
     fn single_of<'a>(&self, request: &Request<'a>) -> Option<Cow<'a, str>> {
-        let is_plain = Delivery::of(request) == Delivery::PLAIN;
-        if request.method != Method::Get || !is_plain || Route::of(request.path) != Route::Alloc {
+        let gate = &self.service.gate;
+        let is_plain = Delivery::of(request) == Delivery::PLAIN && gate.cors(request).is_none();
+        let is_for_one = request.method == Method::Get && Route::of(request.path) == Route::Alloc;
+        if !is_for_one || !is_plain || gate.refusal(&request.sender).is_some() {
             return None;
         }
         let tag = allowed(self.grant(request).ok()?, required_tag(request).ok()?).ok()?;
@@ -189,6 +199,12 @@ impl Handler {
     }
 
     fn try_handle(&mut self, route: Route, request: &Request<'_>) -> Result<Reply, ApiError> {
+        let refusal = self.service.gate.refusal(&request.sender);
+        if let Some(refusal @ Refusal::Name(_)) = refusal
+            && route != Route::Health
+        {
+            return Err(refused(refusal));
+        }
         if request.method == Method::Options && request.path == "*" {
             return Ok(Reply::Now(Answer::Options(ALLOWED_METHODS)));
         }
@@ -199,9 +215,12 @@ impl Handler {
         match route {
             Route::Other => Err(unknown_path()),
             _ if request.method == Method::Options => Ok(Reply::Now(Answer::Options(ALLOWED_METHODS))),
-            Route::Alloc => self.alloc(request),
-            Route::Segment => self.segment(request),
-            Route::Health => self.health(request),
+            Route::Health => self.health(request, refusal),
+            Route::Alloc | Route::Segment => match refusal {
+                Some(refusal) => Err(refused(refusal)),
+                None if route == Route::Alloc => self.alloc(request),
+                None => self.segment(request),
+            },
         }
     }
 
@@ -234,25 +253,29 @@ impl Handler {
         Ok(self.claim(Route::Segment, &tag, want, form))
     }
 
-    fn health(&mut self, request: &Request<'_>) -> Result<Reply, ApiError> {
+    /// Balancers ask for the node's health by any name, and that takes and tells nothing; a tag's is told as its IDs are given.
+    fn health(&mut self, request: &Request<'_>, refusal: Option<Refusal<'_>>) -> Result<Reply, ApiError> {
         if self.service.is_draining() {
             return Err(unavailable(AllocError::Closed.to_string()));
         }
         match optional_tag(request)? {
             Some(tag) => {
+                if let Some(refusal) = refusal {
+                    return Err(refused(refusal));
+                }
                 let tag = allowed(self.grant(request)?, tag)?;
                 Ok(self.claim(Route::Health, &tag, Want::Left, Form::AsGranted))
             }
-            None => self.node_health(),
+            None => self.node_health(refusal.is_some()),
         }
     }
 
-    fn node_health(&self) -> Result<Reply, ApiError> {
+    fn node_health(&self, is_stranger: bool) -> Result<Reply, ApiError> {
         match self.handle.health() {
             Health::Serving => Ok(Reply::Now(Answer::Success)),
             Health::Starting => Err(unavailable("this server is starting: its tags are not loaded yet")),
             // Who needs no token for this may not be meant to know the names.
-            Health::Starving(_) if self.service.access.is_some() => {
+            Health::Starving(_) if is_stranger || self.service.access.is_some() => {
                 Err(unavailable("an app_tag has no IDs left"))
             }
             Health::Starving(complaints) => Err(unavailable(complaints.join("; "))),
@@ -327,7 +350,7 @@ impl Handler {
         let error = token_grant(access, head).err()?;
         let needs_token = matches!(route, Route::Alloc | Route::Segment);
         let is_wrong = needs_token && !head.authorization.is_empty();
-        let is_taken = !is_wrong && body_bytes <= TOKEN_FORM_BYTES_MAX;
+        let is_taken = !is_wrong && body_bytes <= TOKEN_BODY_BYTES_MAX;
         (!is_taken).then(|| self.counted(route, Answer::Error(error)))
     }
 
@@ -373,9 +396,9 @@ fn alloc_error(error: &AllocError, tag: &str) -> ApiError {
 /// The header is asked for the token before the parameters are.
 fn token_grant<'a>(access: &'a Access, request: &Request<'_>) -> Result<&'a Grant, ApiError> {
     let token = match request.authorization {
-        // A longer form is not taken before the token is known: see `Handler::refuse_body`.
-        [] if request.form.len() > TOKEN_FORM_BYTES_MAX => {
-            value(&Request { form: &[], ..*request }, "token")?
+        // A longer body is not taken before the token is known: see `Handler::refuse_body`.
+        [] if request.body.bytes.len() > TOKEN_BODY_BYTES_MAX => {
+            value(&Request { body: Body::EMPTY, ..*request }, "token")?
         }
         [] => value(request, "token")?,
         authorization => bearer(authorization).map(Cow::Borrowed),
@@ -398,6 +421,26 @@ fn allowed<'a>(grant: Option<&Grant>, tag: Cow<'a, str>) -> Result<Cow<'a, str>,
             header: None,
         }),
     }
+}
+
+/// The one place that says why somebody is not let in.
+fn refused(refusal: Refusal<'_>) -> ApiError {
+    let shown = |text| String::from_utf8_lossy(text).chars().take(100).collect::<String>();
+    let (status, message) = match refusal {
+        Refusal::Name(name) => {
+            (421, format!("this server is not known by the name '{}': HttpNames does not list it", shown(name)))
+        }
+        Refusal::Origin(origin) => (
+            403,
+            format!("pages of '{}' may not use this server: CorsOrigins does not list it", shown(origin)),
+        ),
+        Refusal::Site => (
+            403,
+            "pages of other sites may not use this server, and the browser names no origin that CorsOrigins may list"
+                .to_owned(),
+        ),
+    };
+    ApiError { status, message, header: None }
 }
 
 fn bad_request(message: impl Into<String>) -> ApiError {
@@ -426,8 +469,9 @@ fn value<'a>(request: &Request<'a>, name: &str) -> Result<Option<Cow<'a, [u8]>>,
             BadParameters::TooMany => bad_request(error.to_string()),
         })
     };
-    if !request.form.is_empty()
-        && let Some(value) = find(request.form)?
+    let form = request.body.form();
+    if !form.is_empty()
+        && let Some(value) = find(form)?
     {
         return Ok(Some(value));
     }

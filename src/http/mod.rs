@@ -1,12 +1,15 @@
 //! The HTTP server: an engine moves bytes, [`handler`] knows the API.
 
 pub mod access;
+pub mod authority;
+pub mod body;
 pub(crate) mod buffer_memory;
 pub mod counters;
 pub mod engine_may;
 pub mod engine_tokio;
 pub mod handler;
 pub(crate) mod linger;
+pub mod origin;
 mod queued;
 pub mod request;
 pub mod response;
@@ -26,6 +29,7 @@ use crate::config::{Config, HttpEngine};
 use access::Access;
 use counters::Counters;
 use handler::{Handler, Service};
+use origin::Gate;
 
 // A bug in a request must cost its connection, and not every other client's.
 #[cfg(not(panic = "unwind"))]
@@ -88,6 +92,7 @@ impl Server {
             draining: AtomicBool::new(false),
             counters: Counters::default(),
             access: config.access_tokens.as_ref().map(Access::new),
+            gate: Gate::new(&config.http_names, &config.cors_origins),
         });
         let limits = Limits {
             workers: config.workers,

@@ -8,7 +8,13 @@ use std::borrow::Cow;
 use std::mem::{self, MaybeUninit};
 use std::ops::Range;
 
-use memchr::{memchr, memchr_iter, memchr2, memmem};
+use memchr::{memchr, memchr_iter, memchr2};
+
+pub use self::memo::{Memo, Remembered};
+use super::body::{Body, Media};
+use super::origin::{Preflight, Sender, Site};
+
+mod memo;
 
 /// The longest request line, without its CRLF.
 pub const REQUEST_LINE_BYTES_MAX: usize = 4 * 1024;
@@ -74,10 +80,10 @@ pub struct Parser {
     position: u32,
     /// No line ends between `position` and here.
     scanned: u32,
-    request_start: u32,
+    request_start: u16,
     /// Where the headers, or the trailers, start.
     section_start: u32,
-    body_start: u32,
+    body_start: u16,
     /// Where the body ends; of a chunked one, the part that is joined so far.
     body_end: u32,
     /// What is still to come of the present chunk's data.
@@ -105,14 +111,38 @@ struct Head {
     method: Method,
     version: Version,
     keep_alive: bool,
-    is_form: bool,
-    /// The value of `Authorization`; empty if there is none.
-    authorization_start: u16,
-    authorization_end: u16,
+    media: Media,
+    site: Site,
+    preflight: Preflight,
+    authorization: Span,
+    host: Span,
+    origin: Span,
     path_start: u16,
     path_end: u16,
     query_start: u16,
     query_end: u16,
+}
+
+/// Where a value of the head is in the buffer.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    start: u16,
+    end: u16,
+}
+
+impl Span {
+    /// Of a value that is a part of `head`, which starts at this offset; of an empty one, anywhere.
+    fn of(value: &[u8], head: &[u8], head_start: usize) -> Self {
+        if value.is_empty() {
+            return Self::default();
+        }
+        let start = head_start + (value.as_ptr().addr() - head.as_ptr().addr());
+        Self { start: start as u16, end: (start + value.len()) as u16 }
+    }
+
+    fn of_buffer(self, buf: &[u8]) -> &[u8] {
+        &buf[self.start.into()..self.end.into()]
+    }
 }
 
 /// What [`Parser::parse`] made of the buffer.
@@ -147,9 +177,10 @@ pub struct Request<'b> {
     pub query: &'b str,
     /// The value of the `Authorization` header; empty if there is none.
     pub authorization: &'b [u8],
-    /// The body of a POST whose type is `application/x-www-form-urlencoded`, still encoded and not checked. Any
-    /// other body is read and ignored.
-    pub form: &'b [u8],
+    /// Who sends it.
+    pub sender: Sender<'b>,
+    /// Its body.
+    pub body: Body<'b>,
 }
 
 /// The methods that HTTP defines, as far as they are told apart here.
@@ -206,7 +237,7 @@ impl Reject {
         Reject::new(400, "the target must be a path and query, or an http URL, well-formed");
     const REPEATED: Reject = Reject::new(
         400,
-        "Host, Authorization, Content-Length, Content-Type and Transfer-Encoding may be given only once",
+        "Host, Authorization, Content-Length, Content-Type, Transfer-Encoding, Origin and Sec-Fetch-Site may be given only once",
     );
     const NO_HOST: Reject = Reject::new(400, "HTTP/1.1 needs a Host header");
     const BAD_HOST: Reject =
@@ -267,7 +298,7 @@ impl Parser {
 
     /// Whether the request that starts `buf`, and is not complete, is a HEAD: a refusal must then have no body.
     pub fn is_head(&self, buf: &[u8]) -> bool {
-        self.stage != Stage::RequestLine && buf[self.request_start as usize..].starts_with(b"HEAD ")
+        self.stage != Stage::RequestLine && buf[usize::from(self.request_start)..].starts_with(b"HEAD ")
     }
 
     /// The head of the request that starts `buf`, and the length of its body, as far as it is known: if the head is there,
@@ -275,9 +306,9 @@ impl Parser {
     pub fn head<'b>(&self, buf: &'b [u8]) -> Option<(Request<'b>, usize)> {
         let body_bytes = match self.stage {
             Stage::RequestLine | Stage::Headers | Stage::Done => return None,
-            Stage::Body => self.body_end - self.body_start,
+            Stage::Body => self.body_end - u32::from(self.body_start),
             Stage::ChunkSize | Stage::ChunkData | Stage::ChunkEnd | Stage::Trailers => {
-                self.body_end - self.body_start + self.chunk_bytes_left
+                self.body_end - u32::from(self.body_start) + self.chunk_bytes_left
             }
         };
         Some((self.request_without_body(buf).ok()?, body_bytes as usize))
@@ -306,7 +337,7 @@ impl Parser {
         };
         if !line.is_empty() {
             settle_version(&mut buf[line.clone()])?;
-            self.request_start = line.start as u32;
+            self.request_start = line.start as u16;
             self.section_start = self.position;
             self.stage = Stage::Headers;
         } else if line.start == EMPTY_LINES_MAX * CRLF.len() {
@@ -321,7 +352,7 @@ impl Parser {
         }
         let mut headers = [const { MaybeUninit::uninit() }; HEADER_FIELDS_MAX];
         let mut parsed = httparse::Request::new(&mut []);
-        let head = &buf[self.request_start as usize..self.position as usize];
+        let head = &buf[usize::from(self.request_start)..self.position as usize];
         parsed.parse_with_uninit_headers(head, &mut headers).map_err(|error| match error {
             httparse::Error::Token if !is_target_utf8(head) => Reject::BAD_TARGET,
             error => error.into(),
@@ -341,21 +372,22 @@ impl Parser {
         self.head.method = outline.method;
         self.head.version = outline.version;
         self.head.keep_alive = outline.keep_alive;
-        self.head.is_form = outline.is_form;
-        if outline.authorization.is_some() {
-            let value = outline.authorization(parsed.headers);
-            let start = self.request_start as usize + (value.as_ptr().addr() - head.as_ptr().addr());
-            self.head.authorization_start = start as u16;
-            self.head.authorization_end = (start + value.len()) as u16;
-        }
-        self.head.keep_target(self.request_start as usize + method.len() + " ".len(), outline.parts);
+        self.head.media = outline.media;
+        self.head.site = outline.site;
+        self.head.preflight = outline.preflight;
+        let Values { authorization, host, origin } = outline.values(parsed.headers);
+        let span = |value| Span::of(value, head, usize::from(self.request_start));
+        self.head.authorization = span(authorization);
+        self.head.host = span(host);
+        self.head.origin = span(origin);
+        self.head.keep_target(usize::from(self.request_start) + method.len() + " ".len(), outline.parts);
         self.start_body(outline.framing);
         self.expects_continue = outline.expects_continue;
         Ok(())
     }
 
     fn start_body(&mut self, framing: Framing) {
-        self.body_start = self.position;
+        self.body_start = self.position as u16;
         self.body_end = self.position;
         match framing {
             Framing::Chunked => self.stage = Stage::ChunkSize,
@@ -381,7 +413,7 @@ impl Parser {
             return Ok(false);
         };
         let bytes = chunk_bytes(&buf[line])?;
-        if (self.body_end - self.body_start) as usize + bytes > BODY_BYTES_MAX {
+        if (self.body_end - u32::from(self.body_start)) as usize + bytes > BODY_BYTES_MAX {
             return Err(Reject::LONG_BODY);
         }
         if (self.position - self.body_end) as usize + CRLF.len() > FRAMING_BYTES_MAX {
@@ -468,9 +500,8 @@ impl Parser {
     }
 
     fn request<'b>(&self, buf: &'b [u8]) -> Result<Request<'b>, Reject> {
-        let body = self.body_start as usize..self.body_end as usize;
-        let form = if self.head.is_form { &buf[body] } else { &[] };
-        Ok(Request { form, ..self.request_without_body(buf)? })
+        let body = Body::new(self.head.media, &buf[self.body_start.into()..self.body_end as usize]);
+        Ok(Request { body, ..self.request_without_body(buf)? })
     }
 
     fn request_without_body<'b>(&self, buf: &'b [u8]) -> Result<Request<'b>, Reject> {
@@ -485,66 +516,15 @@ impl Parser {
             keep_alive: head.keep_alive,
             path: path_or_root(path),
             query,
-            authorization: &buf[head.authorization_start.into()..head.authorization_end.into()],
-            form: &[],
+            authorization: head.authorization.of_buffer(buf),
+            sender: Sender {
+                host: head.host.of_buffer(buf),
+                origin: head.origin.of_buffer(buf),
+                site: head.site,
+                preflight: head.preflight,
+            },
+            body: Body::EMPTY,
         })
-    }
-}
-
-/// The last GET of a worker, taken apart. Most clients send the same bytes over and over, and what the same bytes
-/// mean need not be found out twice. `S` is what the server made of it: the default until it has looked.
-#[derive(Debug, Default)]
-pub struct Memo<S> {
-    bytes: Vec<u8>,
-    path: String,
-    query: String,
-    authorization: Vec<u8>,
-    version: Version,
-    keep_alive: bool,
-    shortcut: S,
-}
-
-/// A longer request is not remembered: comparing it would cost as much as it saves.
-const MEMO_BYTES_MAX: usize = 512;
-
-impl<S: Default> Memo<S> {
-    /// The request at the start of `buf`, where a request must start, what was made of it, and its length: if it is the one
-    /// remembered.
-    #[inline]
-    pub fn recall(&mut self, buf: &[u8]) -> Option<(Request<'_>, &mut S, usize)> {
-        if self.bytes.is_empty() || !buf.starts_with(&self.bytes) {
-            return None;
-        }
-        let request = Request {
-            method: Method::Get,
-            version: self.version,
-            keep_alive: self.keep_alive,
-            path: &self.path,
-            query: &self.query,
-            authorization: &self.authorization,
-            form: &[],
-        };
-        Some((request, &mut self.shortcut, self.bytes.len()))
-    }
-
-    /// Remembers what `bytes`, a whole request, were found to mean. One with a body is not remembered: where chunks
-    /// were joined, `bytes` are not what was sent, and might be what another client sends and means otherwise.
-    pub fn keep(&mut self, bytes: &[u8], request: &Request<'_>) {
-        let ends_with_head = || memmem::find(bytes, b"\r\n\r\n").is_some_and(|at| at + 4 == bytes.len());
-        if request.method != Method::Get || bytes.len() > MEMO_BYTES_MAX || !ends_with_head() {
-            return;
-        }
-        self.shortcut = S::default();
-        self.bytes.clear();
-        self.bytes.extend_from_slice(bytes);
-        self.path.clear();
-        self.path.push_str(request.path);
-        self.query.clear();
-        self.query.push_str(request.query);
-        self.authorization.clear();
-        self.authorization.extend_from_slice(request.authorization);
-        self.version = request.version;
-        self.keep_alive = request.keep_alive;
     }
 }
 
@@ -555,11 +535,26 @@ pub struct Outline<'b> {
     target: &'b str,
     parts: Target,
     keep_alive: bool,
-    is_form: bool,
+    media: Media,
+    site: Site,
+    preflight: Preflight,
     framing: Framing,
     expects_continue: bool,
-    /// Which header it is.
+    /// Which header each is.
     authorization: Option<usize>,
+    host: Option<usize>,
+    origin: Option<usize>,
+}
+
+/// Values of a head, each empty if it is not there.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Values<'v> {
+    /// That of `Authorization`.
+    pub authorization: &'v [u8],
+    /// The target's authority, or else the value of `Host`.
+    pub host: &'v [u8],
+    /// That of `Origin`.
+    pub origin: &'v [u8],
 }
 
 impl<'b> Outline<'b> {
@@ -581,18 +576,23 @@ impl<'b> Outline<'b> {
             fields.add(header.name, header.value)?;
         }
         fields.check_host(version)?;
+        let index = |value: Option<&[u8]>| {
+            value.and_then(|value| headers.iter().position(|header| std::ptr::eq(header.value, value)))
+        };
         Ok(Self {
             method,
             version,
             target,
             parts,
             keep_alive: fields.keep_alive(version),
-            is_form: method == Method::Post && fields.is_form(),
+            media: if method == Method::Post { Media::of(fields.content_type) } else { Media::None },
+            site: fields.fetch_site.map_or(Site::Unsaid, Site::of),
+            preflight: fields.preflight,
             framing: fields.framing(version)?,
             expects_continue: fields.expects_continue(version)?,
-            authorization: fields
-                .authorization
-                .and_then(|value| headers.iter().position(|header| std::ptr::eq(header.value, value))),
+            authorization: index(fields.authorization),
+            host: index(fields.host),
+            origin: index(fields.origin),
         })
     }
 
@@ -604,13 +604,24 @@ impl<'b> Outline<'b> {
         }
     }
 
-    /// The value of the `Authorization` header among those that the outline was made of; empty if there is none.
-    pub fn authorization<'h>(&self, headers: &[httparse::Header<'h>]) -> &'h [u8] {
-        self.authorization.and_then(|index| headers.get(index)).map_or(&[], |header| header.value)
+    /// The values among the headers that the outline was made of.
+    pub fn values<'v>(&self, headers: &[httparse::Header<'v>]) -> Values<'v>
+    where
+        'b: 'v,
+    {
+        let value = |index: Option<usize>| {
+            index.and_then(|index| headers.get(index)).map_or(&[][..], |header| header.value)
+        };
+        let host = match self.parts.authority.is_empty() {
+            true => value(self.host),
+            false => &self.target.as_bytes()[self.parts.authority.clone()],
+        };
+        Values { authorization: value(self.authorization), host, origin: value(self.origin) }
     }
 
-    /// The request, given its authorization and its body.
-    pub fn request(&self, authorization: &'b [u8], body: &'b [u8]) -> Request<'b> {
+    /// The request, given those values and its body.
+    pub fn request(&self, values: Values<'b>, body: &'b [u8]) -> Request<'b> {
+        let Values { authorization, host, origin } = values;
         Request {
             method: self.method,
             version: self.version,
@@ -618,7 +629,8 @@ impl<'b> Outline<'b> {
             path: path_or_root(&self.target[self.parts.path.clone()]),
             query: &self.target[self.parts.query.clone()],
             authorization,
-            form: if self.is_form { body } else { &[] },
+            sender: Sender { host, origin, site: self.site, preflight: self.preflight },
+            body: Body::new(self.media, body),
         }
     }
 }
@@ -695,8 +707,9 @@ fn method_named(name: &str) -> Result<Method, Reject> {
     }
 }
 
-/// Where a request target has its path and query.
+/// Where a request target has its parts. The authority is empty but for a URL.
 struct Target {
+    authority: Range<usize>,
     path: Range<usize>,
     query: Range<usize>,
 }
@@ -704,7 +717,7 @@ struct Target {
 /// Takes apart each form of target that RFC 9112 section 3.2 gives the method.
 fn split_target(method: &str, target: &[u8]) -> Result<Target, Reject> {
     let end = target.len();
-    let whole = Target { path: 0..end, query: end..end };
+    let whole = Target { authority: 0..0, path: 0..end, query: end..end };
     match (method, target) {
         ("OPTIONS", b"*") => return Ok(whole),
         ("CONNECT", _) if is_authority(target) => return Ok(whole),
@@ -715,15 +728,21 @@ fn split_target(method: &str, target: &[u8]) -> Result<Target, Reject> {
     let path_end = memchr(b'?', target).unwrap_or(end);
     let query_start = end.min(path_end + 1);
     if is_made_of(PATH, &target[path_start..path_end]) && is_made_of(QUERY, &target[query_start..]) {
-        Ok(Target { path: path_start..path_end, query: query_start..end })
+        let authority_start = if path_start == 0 { 0 } else { SCHEME.len() };
+        Ok(Target {
+            authority: authority_start..path_start,
+            path: path_start..path_end,
+            query: query_start..end,
+        })
     } else {
         Err(Reject::BAD_TARGET)
     }
 }
 
+const SCHEME: &[u8] = b"http://";
+
 /// Where the path starts: at once, or behind the authority of a URL, where it may be missing.
 fn path_start(target: &[u8]) -> Result<usize, Reject> {
-    const SCHEME: &[u8] = b"http://";
     if target.starts_with(b"/") {
         return Ok(0);
     }
@@ -763,6 +782,9 @@ struct Fields<'b> {
     transfer_encoding: Option<&'b [u8]>,
     expect: Option<&'b [u8]>,
     authorization: Option<&'b [u8]>,
+    origin: Option<&'b [u8]>,
+    fetch_site: Option<&'b [u8]>,
+    preflight: Preflight,
     close: bool,
     persist: bool,
 }
@@ -778,6 +800,7 @@ impl<'b> Fields<'b> {
                 self.expect = Some(if self.expect.is_some() { b"" } else { value });
                 return Ok(());
             }
+            6 if is("Origin") => &mut self.origin,
             10 if is("Connection") => {
                 self.add_connection_options(value);
                 return Ok(());
@@ -785,7 +808,16 @@ impl<'b> Fields<'b> {
             12 if is("Content-Type") => &mut self.content_type,
             13 if is("Authorization") => &mut self.authorization,
             14 if is("Content-Length") => &mut self.content_length,
+            14 if is("Sec-Fetch-Site") => &mut self.fetch_site,
             17 if is("Transfer-Encoding") => &mut self.transfer_encoding,
+            29 if is("Access-Control-Request-Method") => {
+                self.add_preflight(Preflight::Plain);
+                return Ok(());
+            }
+            38 if is("Access-Control-Request-Private-Network") => {
+                self.add_preflight(Preflight::PrivateNetwork);
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         match slot.replace(value) {
@@ -801,6 +833,13 @@ impl<'b> Fields<'b> {
         }
     }
 
+    /// What is asked for in two headers, in either order.
+    fn add_preflight(&mut self, asked: Preflight) {
+        if self.preflight != Preflight::PrivateNetwork {
+            self.preflight = asked;
+        }
+    }
+
     fn check_host(&self, version: Version) -> Result<(), Reject> {
         match self.host {
             // Empty is what a client says whose target has no authority: RFC 9112, 3.2.
@@ -813,12 +852,6 @@ impl<'b> Fields<'b> {
 
     fn keep_alive(&self, version: Version) -> bool {
         !self.close && (self.persist || version == Version::Http11)
-    }
-
-    fn is_form(&self) -> bool {
-        let media_type = self.content_type.unwrap_or_default().split(|&byte| byte == b';').next();
-        media_type
-            .is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(b"application/x-www-form-urlencoded"))
     }
 
     /// Exactly one way to find the body's end, or none of it is trusted: request smuggling lives on the difference.
@@ -957,7 +990,7 @@ pub enum BadParameters {
 }
 
 /// The first value of a parameter in `pairs`, which is `application/x-www-form-urlencoded`: a [`Request::query`] or
-/// [`Request::form`]. Decoded, it is any bytes; a name without `=` has the empty value.
+/// a [`Body::form`]. Decoded, it is any bytes; a name without `=` has the empty value.
 ///
 /// # Errors
 /// The value, or a name before it, is not well-formed; or there are too many names before it. What follows is not

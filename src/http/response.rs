@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
+use super::origin::Cors;
 use super::request::{Method, Request, Version};
 use crate::alloc::Ids;
 use crate::escape;
@@ -211,7 +212,7 @@ fn write_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
 }
 
 /// Every status that is used here, with its reason phrase; success is the first.
-pub const STATUSES: [(u16, &str); 15] = [
+pub const STATUSES: [(u16, &str); 16] = [
     (200, "OK"),
     (400, "Bad Request"),
     (401, "Unauthorized"),
@@ -222,6 +223,7 @@ pub const STATUSES: [(u16, &str); 15] = [
     (413, "Content Too Large"),
     (414, "URI Too Long"),
     (417, "Expectation Failed"),
+    (421, "Misdirected Request"),
     (431, "Request Header Fields Too Large"),
     (500, "Internal Server Error"),
     (501, "Not Implemented"),
@@ -243,16 +245,21 @@ pub struct Delivery {
     pub keep_alive: bool,
     /// The request was a HEAD: the headers only.
     pub head_only: bool,
+    /// What lets a page of another origin read it.
+    pub cors: Option<&'static Cors>,
 }
 
 impl Delivery {
     /// Nothing has to be said about the connection.
-    pub const PLAIN: Self = Self { version: Version::Http11, keep_alive: true, head_only: false };
+    pub const PLAIN: Self = Self { version: Version::Http11, keep_alive: true, head_only: false, cors: None };
 
-    /// How the answer to `request` is delivered, if the server goes on.
+    /// The last answer on its connection, to nobody in particular.
+    pub const LAST: Self = Self { keep_alive: false, ..Self::PLAIN };
+
+    /// How the answer to `request` is delivered, if the server goes on, and no page of another origin asks.
     pub fn of(request: &Request<'_>) -> Self {
         let head_only = request.method == Method::Head;
-        Self { version: request.version, keep_alive: request.keep_alive, head_only }
+        Self { version: request.version, keep_alive: request.keep_alive, head_only, cors: None }
     }
 }
 
@@ -439,7 +446,7 @@ impl Encoder {
         out.extend_from_slice(b"Date: ");
         out.extend_from_slice(self.date.as_bytes());
         out.extend_from_slice(b"\r\n");
-        if let Some(line) = header {
+        for line in header.into_iter().chain(delivery.cors.map(Cors::lines)) {
             out.extend_from_slice(line.as_bytes());
             out.extend_from_slice(b"\r\n");
         }
@@ -457,7 +464,7 @@ impl Encoder {
     }
 }
 
-/// More than the head of any answer takes.
+/// More than the head of most answers takes.
 const HEAD_BYTES: usize = 320;
 
 /// The header lines of every answer. A cached ID would be a duplicate ID.

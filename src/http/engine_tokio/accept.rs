@@ -22,7 +22,6 @@ use super::{LINGERING_MAX, WorkerPort};
 use crate::episode::Episode;
 use crate::http::handler::{Service, too_many_connections};
 use crate::http::linger::{Linger, discard_until_closed};
-use crate::http::request::Version;
 use crate::http::response::{Delivery, Encoder};
 
 /// The pause after accepting failed for want of descriptors or memory; without it the loop would spin.
@@ -161,8 +160,7 @@ fn register(listener: &TcpListener) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
 /// Tells a client that it is one too many.
 fn tell_refused(stream: TcpStream) -> io::Result<TcpStream> {
     let mut response = Vec::new();
-    let delivery = Delivery { version: Version::Http11, keep_alive: false, head_only: false };
-    Encoder::new().encode(&too_many_connections(), delivery, &mut response);
+    Encoder::new().encode(&too_many_connections(), Delivery::LAST, &mut response);
     stream.set_nonblocking(true)?;
     SockRef::from(&stream).send(&response)?;
     stream.shutdown(Shutdown::Write)?;
@@ -179,6 +177,7 @@ async fn linger(stream: TcpStream, _lingering: Rc<()>) {
 mod tests {
     use super::*;
     use crate::http::counters::Counters;
+    use crate::http::origin::Gate;
     use std::io::{Read as _, Write as _};
     use std::sync::atomic::AtomicUsize;
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -197,6 +196,7 @@ mod tests {
             draining: false.into(),
             counters: Counters::default(),
             access: None,
+            gate: Gate::default(),
         };
         let (port, mut arrivals) = port();
         let mut acceptor = Acceptor::new(vec![port], 100, Arc::new(service));

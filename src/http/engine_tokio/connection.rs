@@ -18,7 +18,7 @@ use super::worker::{Watch, Worker};
 use crate::http::handler::{Handler, Reply, Waiting};
 use crate::http::linger::{Linger, discard_until_closed};
 use crate::http::queued::{unacknowledged_bytes, unread_bytes, unsent_bytes};
-use crate::http::request::{Parsed, Parser, REQUEST_BYTES_MAX, Reject, Version};
+use crate::http::request::{Parsed, Parser, REQUEST_BYTES_MAX, Reject};
 use crate::http::response::{Answer, Delivery, LongBatch};
 
 /// The input buffer, and the most that is received at once: so no more than this comes behind the request in hand.
@@ -35,11 +35,6 @@ const UNCOUNTED_BYTES_MAX: usize = 2 * 1024;
 /// How long a client is listened to after the last answer while it sends nothing. While it does, it has as long as for a
 /// whole request: HttpReadTimeout.
 const LINGER_SILENCE_MAX: Duration = Duration::from_secs(1);
-
-/// How the answer to a request that is refused is delivered.
-fn last(head_only: bool) -> Delivery {
-    Delivery { version: Version::Http11, keep_alive: false, head_only }
-}
 
 /// As many empty lines as may come before a request, which old clients send after a body, and the start of one more: of
 /// these an idle connection keeps only how many bytes there were.
@@ -300,7 +295,7 @@ impl Connection {
                 Received::NoMemory => Some(self.refuse_for_memory()),
             };
             if let Some(answer) = answer {
-                let delivery = last(self.parser.is_head(input.rest()));
+                let delivery = self.last_delivery(input);
                 self.worker.encoder.borrow_mut().encode(&answer, delivery, output);
                 self.send(input, output).await?;
                 return Ok(Exchanged::Close { linger: true });
@@ -427,7 +422,7 @@ impl Connection {
                         let head = self.parser.head(input.rest());
                         if let Some(answer) = head.and_then(|(head, bytes)| handler.refuse_body(&head, bytes))
                         {
-                            encoder.encode(&answer, last(self.parser.is_head(input.rest())), output);
+                            encoder.encode(&answer, self.last_delivery(input), output);
                             return Progress::Last;
                         }
                         if expects_continue {
@@ -437,8 +432,7 @@ impl Connection {
                         return Progress::NeedInput;
                     }
                     Err(reject) => {
-                        let delivery = last(self.parser.is_head(input.rest()));
-                        encoder.encode(&handler.rejected(reject), delivery, output);
+                        encoder.encode(&handler.rejected(reject), self.last_delivery(input), output);
                         return Progress::Last;
                     }
                 },
@@ -466,12 +460,22 @@ impl Connection {
             return None;
         }
         let mut memo = self.worker.memo.borrow_mut();
-        let (request, shortcut, length) = memo.recall(input.rest())?;
+        let (remembered, shortcut, length) = memo.recall(input.rest())?;
         input.consumed += length;
-        Some(match handler.take_single(&request, shortcut) {
+        Some(match handler.take_single(|| remembered.request(), shortcut) {
             Some(id) => Recalled::Single(id),
-            None => Recalled::Other(handler.handle(&request), self.worker.delivery(&request)),
+            None => {
+                let request = remembered.request();
+                Recalled::Other(handler.handle(&request), self.worker.delivery(&request))
+            }
         })
+    }
+
+    /// How the answer to a request that is refused before it is whole is delivered.
+    fn last_delivery(&self, input: &Input) -> Delivery {
+        let head = self.parser.head(input.rest());
+        let cors = head.and_then(|(head, _)| self.worker.service.gate.cors(&head));
+        Delivery { head_only: self.parser.is_head(input.rest()), cors, ..Delivery::LAST }
     }
 
     /// Has the next request handled.

@@ -233,7 +233,8 @@ impl Worker {
 
     /// How the answer to `request` is delivered.
     pub fn delivery(&self, request: &Request<'_>) -> Delivery {
-        Delivery { keep_alive: request.keep_alive && !self.is_draining(), ..Delivery::of(request) }
+        let keep_alive = request.keep_alive && !self.is_draining();
+        Delivery { keep_alive, cors: self.service.gate.cors(request), ..Delivery::of(request) }
     }
 
     pub fn watch(&self) -> (usize, Rc<Watch>) {

@@ -1,5 +1,6 @@
 //! See [`super`].
 
+use super::memo::MEMO_BYTES_MAX;
 use super::*;
 use proptest::prelude::*;
 
@@ -11,6 +12,11 @@ struct Owned {
     path: String,
     query: String,
     authorization: Vec<u8>,
+    host: Vec<u8>,
+    origin: Vec<u8>,
+    site: Site,
+    preflight: Preflight,
+    media: Media,
     form: Vec<u8>,
 }
 
@@ -23,7 +29,12 @@ impl From<Request<'_>> for Owned {
             path: request.path.to_owned(),
             query: request.query.to_owned(),
             authorization: request.authorization.to_owned(),
-            form: request.form.to_owned(),
+            host: request.sender.host.to_owned(),
+            origin: request.sender.origin.to_owned(),
+            site: request.sender.site,
+            preflight: request.sender.preflight,
+            media: request.body.media,
+            form: request.body.form().to_owned(),
         }
     }
 }
@@ -113,7 +124,8 @@ fn a_memo_recalls_only_the_same_bytes() {
     assert_eq!(memo.recall(&same), None, "nothing is remembered yet");
     let Ok(Parsed::Complete { request, bytes }) = Parser::default().parse(&mut buf) else { panic!("whole") };
     memo.keep(bytes, &request);
-    assert_eq!(memo.recall(&same), Some((request, &mut (), bytes.len())));
+    let recalled = memo.recall(&same).map(|(remembered, (), length)| (remembered.request(), length));
+    assert_eq!(recalled, Some((request, bytes.len())));
     assert_eq!(memo.recall(&same[..bytes.len() - 1]), None, "the last byte may still differ");
     let other = b"GET /alloc?app_tag=u HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
     assert_eq!(memo.recall(other), None);
@@ -134,7 +146,7 @@ fn a_memo_recalls_the_token_that_came_with_these_bytes_and_for_no_other() {
         };
         memo.keep(bytes, &parsed);
         for other in [request("one"), request("two"), request("on"), request("oneone"), bare.clone()] {
-            let recalled = memo.recall(&other).map(|(request, ..)| request);
+            let recalled = memo.recall(&other).map(|(remembered, ..)| remembered.request());
             assert_eq!(recalled, (other == sent).then_some(parsed));
         }
     }
@@ -183,6 +195,11 @@ fn a_request_is_taken_apart() {
         path: "/alloc".into(),
         query: "app_tag=test&n=2?3".into(),
         authorization: vec![],
+        host: b"localhost:8880".to_vec(),
+        origin: vec![],
+        site: Site::Unsaid,
+        preflight: Preflight::No,
+        media: Media::None,
         form: vec![],
     };
     assert_eq!(request, expected);
@@ -190,6 +207,39 @@ fn a_request_is_taken_apart() {
     assert_eq!(parse(with_token).unwrap().authorization, b"Bearer a-token");
     let twice = with_headers("HTTP/1.1", "Authorization: Bearer a\r\nAUTHORIZATION: Bearer b\r\n");
     assert_eq!(parse(twice), Err(Reject::REPEATED), "who looks at which?");
+}
+
+#[test]
+fn a_head_says_who_sends_it() {
+    let sent = |target: &str, headers: &str| {
+        let request = parse(format!("OPTIONS {target} HTTP/1.1\r\nHost: h:1\r\n{headers}\r\n"))?;
+        Ok((request.host, request.origin, request.site, request.preflight))
+    };
+    let (own, none) = (b"h:1".to_vec(), Vec::new());
+    assert_eq!(sent("/x", ""), Ok((own.clone(), none.clone(), Site::Unsaid, Preflight::No)));
+    assert_eq!(sent("*", "Origin: \r\n"), Ok((own.clone(), none.clone(), Site::Unsaid, Preflight::No)));
+    let from_page = "origin:  null \r\nSEC-FETCH-SITE: cross-site\r\n";
+    assert_eq!(sent("/x", from_page), Ok((own.clone(), b"null".to_vec(), Site::Other, Preflight::No)));
+    // RFC 9112, 3.2.2: the authority of a URL goes before Host.
+    assert_eq!(sent("http://[::1]:2?x", "").map(|sent| sent.0), Ok(b"[::1]:2".to_vec()));
+    assert_eq!(sent("HTTP://other/", "").map(|sent| sent.0), Ok(b"other".to_vec()));
+    let (method, private) =
+        ("Access-Control-Request-Method: GET\r\n", "access-control-request-private-network: true\r\n");
+    for (headers, preflight) in [
+        (method.to_owned(), Preflight::Plain),
+        (format!("{method}{private}"), Preflight::PrivateNetwork),
+        (format!("{private}{method}"), Preflight::PrivateNetwork),
+    ] {
+        assert_eq!(
+            sent("/x", &headers),
+            Ok((own.clone(), none.clone(), Site::Unsaid, preflight)),
+            "{headers}"
+        );
+    }
+    for twice in ["Origin: a\r\norigin: a\r\n", "Sec-Fetch-Site: none\r\nSec-Fetch-Site: none\r\n"] {
+        assert_eq!(sent("/x", twice), Err(Reject::REPEATED), "{twice}");
+    }
+    assert_eq!(parse("GET / HTTP/1.0\r\n\r\n").unwrap().host, b"");
 }
 
 #[test]
@@ -547,7 +597,7 @@ fn joined_chunks_are_not_looked_at_again() {
         buf.push(*byte);
         let parsed = parser.parse(&mut buf).unwrap();
         if let Parsed::Complete { request, .. } = parsed {
-            assert_eq!(request.form, b"hello world");
+            assert_eq!(request.body.form(), b"hello world");
             return;
         }
         if parser.stage == Stage::ChunkData || parser.stage == Stage::ChunkSize {
@@ -698,23 +748,47 @@ fn valid_request() -> impl Strategy<Value = (Vec<u8>, Owned)> {
     ];
     let target = ("(/[a-z0-9._~-]|/%[0-9A-Fa-f]{2}){1,9}", "[a-z=&+é]{0,20}");
     let authorization = prop_oneof![Just(String::new()), "[!-~]{1,9}( [!-~]{1,20})?"];
-    (0..3usize, method, target, (headers, authorization), any::<bool>(), any::<bool>(), body).prop_map(
+    let media = prop::sample::select(
+        &[
+            ("", Media::Unsaid),
+            ("application/x-www-form-urlencoded", Media::Form),
+            ("APPLICATION/json; charset=utf-8", Media::Json),
+            ("Multipart/form-data; boundary=x", Media::Multipart),
+            ("text/plain", Media::Other),
+        ][..],
+    );
+    let site = prop::sample::select(
+        &[
+            ("", Site::Unsaid),
+            ("none", Site::Own),
+            ("same-origin", Site::Own),
+            ("same-site", Site::Other),
+            ("cross-site", Site::Other),
+            ("anything", Site::Other),
+        ][..],
+    );
+    let sender = (prop_oneof![Just(String::new()), "[!-~]{1,20}"], site);
+    (0..3usize, method, target, (headers, authorization), (media, sender), any::<bool>(), body).prop_map(
         |(
             empty_lines,
             (name, method),
             (path, query),
             (headers, authorization),
-            is_form,
+            ((content_type, media), (origin, (fetch_site, site))),
             close,
             (chunk_bytes, body),
         )| {
             let mut bytes = "\r\n".repeat(empty_lines).into_bytes();
             bytes.extend(format!("{name} {path}?{query} HTTP/1.1\r\n{headers}Host: h\r\n").bytes());
-            if is_form {
-                bytes.extend(b"Content-Type: application/x-www-form-urlencoded\r\n");
-            }
-            if !authorization.is_empty() {
-                bytes.extend(format!("Authorization: {authorization}\r\n").bytes());
+            for (name, value) in [
+                ("Content-Type", content_type),
+                ("Authorization", &authorization),
+                ("oriGin", &origin),
+                ("Sec-Fetch-Site", fetch_site),
+            ] {
+                if !value.is_empty() {
+                    bytes.extend(format!("{name}: {value}\r\n").bytes());
+                }
             }
             if close {
                 bytes.extend(b"Connection: close\r\n");
@@ -734,10 +808,22 @@ fn valid_request() -> impl Strategy<Value = (Vec<u8>, Owned)> {
                     bytes.extend(&body);
                 }
             }
-            let form = if is_form && method == Method::Post { body } else { vec![] };
-            let authorization = authorization.into_bytes();
-            let version = Version::Http11;
-            (bytes, Owned { method, version, keep_alive: !close, path, query, authorization, form })
+            let has_body = method == Method::Post && !body.is_empty();
+            let owned = Owned {
+                method,
+                version: Version::Http11,
+                keep_alive: !close,
+                path,
+                query,
+                authorization: authorization.into_bytes(),
+                host: b"h".to_vec(),
+                origin: origin.into_bytes(),
+                site,
+                preflight: Preflight::No,
+                media: if has_body { media } else { Media::None },
+                form: if has_body && media == Media::Form { body } else { vec![] },
+            };
+            (bytes, owned)
         },
     )
 }
@@ -748,7 +834,7 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
         8 => prop::sample::select(&[
             "GET /", "POST ", "OPTIONS * ", " HTTP/1.1", " HTTP/1.0\r\n", "\r\n", "\r\n\r\n", "\r", "\n", "Host: h\r\n", ":", " ",
             "GET / HTTP/1.1\r\nHost: h\r\n", "Content-Length: ", "Transfer-Encoding: chunked\r\n", "Expect: 100-continue\r\n",
-            "Connection: close\r\n", "0\r\n\r\n", "1\r\nx\r\n", "5;x\r\n", "fffffffffffffffff", "%", "?", "http://", "[", "]",
+            "Connection: close\r\n", "Origin: null\r\n", "Sec-Fetch-Site: none\r\n", "Content-Type: application/json\r\n", "0\r\n\r\n", "1\r\nx\r\n", "5;x\r\n", "fffffffffffffffff", "%", "?", "http://", "[", "]",
         ][..]).prop_map(|text| text.as_bytes().to_vec()),
         1 => prop::collection::vec(any::<u8>(), 0..9),
     ];
