@@ -140,6 +140,8 @@ fn a_page_of_a_listed_origin_takes_ids_and_may_read_every_answer(engine: &str) {
     );
     let mut client = server.connect();
     let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    let form =
+        "POST /alloc HTTP/1.1\r\nHost: h\r\nContent-Type: multipart/form-data\r\nContent-Length: 1\r\n";
     for origin in [APP, "http://localhost:3000"] {
         for (target, status) in TARGETS.map(|target| (target, 200)).into_iter().chain([
             ("/health", 200),
@@ -159,6 +161,9 @@ fn a_page_of_a_listed_origin_takes_ids_and_may_read_every_answer(engine: &str) {
         assert_eq!((unauthorized.status, cors(&unauthorized)), (401, readable_by(origin)));
         let not_allowed = ask(&mut client, "PUT", TARGETS[0], &from(origin));
         assert_eq!((not_allowed.status, cors(&not_allowed)), (405, readable_by(origin)));
+        client.send(&format!("{form}{}{bearer}\r\nx", from(origin)));
+        let unsupported = client.receive();
+        assert_eq!((unsupported.status, cors(&unsupported)), (415, readable_by(origin)));
     }
     // Others, as if nobody was listed; nobody who is none is told anything new.
     assert_eq!(ask(&mut client, "GET", TARGETS[0], &format!("{}{bearer}", from("null"))).status, 403);

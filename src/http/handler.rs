@@ -9,8 +9,9 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 
 use super::access::{Access, Grant, bearer};
-use super::body::Body;
+use super::body::{Body, Media};
 use super::counters::{Counters, Route, Tally, Wait};
+use super::json;
 use super::origin::{Gate, Refusal};
 use super::request::{BadParameters, Method, Reject, Request, parameter};
 use super::response::{Answer, ApiError, Delivery};
@@ -22,6 +23,7 @@ const ALLOWED_METHODS: &str = "Allow: GET, HEAD, POST, OPTIONS";
 const AUTHENTICATE: &str = "WWW-Authenticate: Bearer";
 /// The longest body that is searched for a token.
 const TOKEN_BODY_BYTES_MAX: usize = 4 * 1024;
+const ACCEPTED_BODIES: &str = "Accept-Post: application/x-www-form-urlencoded, application/json";
 const RETRY_AFTER: &str = "Retry-After: 1";
 
 /// What all handlers of a server share.
@@ -215,11 +217,11 @@ impl Handler {
         match route {
             Route::Other => Err(unknown_path()),
             _ if request.method == Method::Options => Ok(Reply::Now(Answer::Options(ALLOWED_METHODS))),
-            Route::Health => self.health(request, refusal),
+            Route::Health => with_parameters(request, |request| self.health(request, refusal)),
             Route::Alloc | Route::Segment => match refusal {
                 Some(refusal) => Err(refused(refusal)),
-                None if route == Route::Alloc => self.alloc(request),
-                None => self.segment(request),
+                None if route == Route::Alloc => with_parameters(request, |request| self.alloc(request)),
+                None => with_parameters(request, |request| self.segment(request)),
             },
         }
     }
@@ -343,7 +345,7 @@ impl Handler {
     }
 
     /// The answer to a request whose body is still to come, if it must not be taken: its head has no token, or a wrong one.
-    /// A form may bring the token, but then it is short.
+    /// A form, or JSON, may bring the token, but then it is short.
     pub fn refuse_body(&self, head: &Request<'_>, body_bytes: usize) -> Option<Answer> {
         let access = self.service.access.as_ref()?;
         let route = Route::of(head.path);
@@ -420,6 +422,35 @@ fn allowed<'a>(grant: Option<&Grant>, tag: Cow<'a, str>) -> Result<Cow<'a, str>,
             message: format!("the token is not for app_tag '{tag}'"),
             header: None,
         }),
+    }
+}
+
+/// Has `answer` called with a request whose body, if it is taken at all, is a form.
+#[inline]
+fn with_parameters(
+    request: &Request<'_>,
+    answer: impl FnOnce(&Request<'_>) -> Result<Reply, ApiError>,
+) -> Result<Reply, ApiError> {
+    match request.body.media {
+        // What has no type was never taken for parameters, and clients send such bodies.
+        Media::None | Media::Form | Media::Unsaid => answer(request),
+        Media::Json => {
+            let json = request.body.bytes;
+            let form = json::to_form(json, json.len() <= TOKEN_BODY_BYTES_MAX).map_err(bad_request)?;
+            answer(&Request { body: Body::new(Media::Form, &form), ..*request })
+        }
+        Media::Multipart => Err(unsupported("multipart")),
+        Media::Other => Err(unsupported("of another type")),
+    }
+}
+
+fn unsupported(what: &str) -> ApiError {
+    ApiError {
+        status: 415,
+        message: format!(
+            "the body is {what}: send application/x-www-form-urlencoded or application/json, or parameters in the query"
+        ),
+        header: Some(ACCEPTED_BODIES),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod counters;
 pub mod engine_may;
 pub mod engine_tokio;
 pub mod handler;
+mod json;
 pub(crate) mod linger;
 pub mod origin;
 mod queued;

@@ -212,7 +212,7 @@ fn write_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
 }
 
 /// Every status that is used here, with its reason phrase; success is the first.
-pub const STATUSES: [(u16, &str); 16] = [
+pub const STATUSES: [(u16, &str); 17] = [
     (200, "OK"),
     (400, "Bad Request"),
     (401, "Unauthorized"),
@@ -222,6 +222,7 @@ pub const STATUSES: [(u16, &str); 16] = [
     (408, "Request Timeout"),
     (413, "Content Too Large"),
     (414, "URI Too Long"),
+    (415, "Unsupported Media Type"),
     (417, "Expectation Failed"),
     (421, "Misdirected Request"),
     (431, "Request Header Fields Too Large"),

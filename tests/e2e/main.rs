@@ -12,5 +12,6 @@ mod clients;
 mod connections;
 mod metrics;
 mod monitoring;
+mod pages;
 mod platforms;
 mod tools;
