@@ -135,6 +135,25 @@ fn an_account_that_has_what_it_needs_passes() {
     MariaDb::shared().exec("GRANT INSERT, DELETE ON id_alloc_db.* TO least");
 }
 
+/// As the image makes it: MARIADB_USER, with MARIADB_DATABASE.
+#[test]
+fn the_account_of_the_compose_file_has_what_it_needs() {
+    const GRANTS: &str = include_str!("../deploy/docker-grants.sql");
+    let database = MariaDb::start();
+    database.exec(&format!("CREATE USER 'idalloc'@'%' IDENTIFIED BY '{SECRET}'"));
+    database.exec(r"GRANT ALL ON `id\_alloc\_db`.* TO 'idalloc'@'%'");
+    let dsn = format!("idalloc:{SECRET}@tcp(127.0.0.1:{})/id_alloc_db", database.port());
+    let site = Site::new(json!({ "DSN": dsn }));
+    site.check().one("warning", "account");
+    let lines = GRANTS.lines().filter(|line| !line.starts_with("--"));
+    lines.for_each(|statement| database.exec(statement));
+    let report = site.check();
+    assert!(report.is_passed_without_warnings(), "{report:?}");
+    for args in [&["tag", "add", "orders", "--step", "10"][..], &["tag", "delete", "orders", "--yes"]] {
+        assert_eq!(site.run(args).code, Some(0), "{args:?}");
+    }
+}
+
 #[test]
 fn an_account_that_may_do_too_much_is_a_warning_with_the_grants_that_do() {
     for (number, (grant, expected)) in [

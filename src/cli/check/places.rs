@@ -116,7 +116,7 @@ fn look(place: Place<'_>) -> Vec<Finding> {
     if findings.is_empty() {
         findings.push(Finding::ok(
             code,
-            format!("{shown} is where this account can write, and no other can change it"),
+            format!("this account can write {shown}, and not every account of this machine can"),
         ));
     }
     findings
