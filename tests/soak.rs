@@ -13,12 +13,15 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use socket2::SockRef;
-use support::server::{Client, PATIENCE, Server, Setup};
+use support::server::{Client, PATIENCE, Response, Server, Setup};
 
 /// Few enough that the hostile clients come up against it, and that a leak of slots is noticed.
 const CONNECTIONS_MAX: usize = 512;
 /// Of a request that arrives slowly, and of answers that are not read.
 const SERVER_PATIENCE_MS: u64 = 1000;
+
+/// Of the operator, whose port has hostile clients too.
+const TOKEN: &str = "a-token-of-the-operator";
 
 /// Less than the hostile clients ask for.
 const BUFFER_MEMORY_MIB: u64 = 4;
@@ -60,11 +63,19 @@ fn honest_clients_notice_nothing_of_hostile_ones() {
         .key("HttpReadTimeout", SERVER_PATIENCE_MS)
         .key("HttpWriteTimeout", SERVER_PATIENCE_MS)
         .key("HttpBufferMemory", BUFFER_MEMORY_MIB)
+        .admin()
+        .key("AdminToken", TOKEN)
         .start();
     server.await_status(HEALTH, 200);
     // They connect before the hostile ones: who is connected has a slot.
     let mut clients = Clients::connect(&server);
     clients.ask_until(Instant::now() + Duration::from_millis(500));
+    watch(server.admin_port(), Instant::now() + Duration::from_millis(500));
+    // What the operator's port needs once is no growth.
+    for act in [speak_tls, upload_to_the_operator] {
+        let until = Instant::now() + Duration::from_millis(500);
+        act(&mut Hostile { ports: [server.port(), server.admin_port()], until, rng: Rng::with_seed(0) });
+    }
     let resident_before = server.resident_kib();
 
     let until = Instant::now() + soak_time();
@@ -72,20 +83,24 @@ fn honest_clients_notice_nothing_of_hostile_ones() {
         let hostile: Vec<_> = (1..)
             .zip(HOSTILE)
             .map(|(seed, (name, act))| {
-                let mut hostile = Hostile { port: server.port(), until, rng: Rng::with_seed(seed) };
+                let ports = [server.port(), server.admin_port()];
+                let mut hostile = Hostile { ports, until, rng: Rng::with_seed(seed) };
                 (name, scope.spawn(move || act(&mut hostile)))
             })
             .collect();
         let latencies = scope.spawn(|| clients.ask_until(until));
+        let admin_port = server.admin_port();
+        let watched = scope.spawn(move || watch(admin_port, until));
         let peak = resident_peak_kib(&server, until);
         for (name, connections) in hostile {
             let connections = connections.join().expect(name);
             println!("{connections:>9} {name}");
             assert!(connections > 0, "no {name}");
         }
+        check_latencies("probes and operators", watched.join().expect("no error"));
         (latencies.join().expect("no error"), peak)
     });
-    check_latencies(latencies);
+    check_latencies("honest requests", latencies);
     assert!(
         resident_peak < resident_before + PEAK_GROWTH_MAX_KIB,
         "{resident_before} to {resident_peak} KiB"
@@ -95,7 +110,7 @@ fn honest_clients_notice_nothing_of_hostile_ones() {
     let resident_after = await_memory_returned(&server, resident_before);
     println!("resident KiB: {resident_before} before, {resident_peak} at most, {resident_after} after");
     assert_idle(&server);
-    check_latencies(clients.ask_until(Instant::now() + Duration::from_millis(100)));
+    check_latencies("honest requests", clients.ask_until(Instant::now() + Duration::from_millis(100)));
     println!("{:>9} IDs, all distinct", clients.ids.count());
     let log = server.log_so_far();
     println!("{} lines of log", log.len());
@@ -210,12 +225,37 @@ fn receive_bodies(mut socket: &TcpStream, count: usize) -> String {
     String::from_utf8(received).expect("UTF-8")
 }
 
-fn check_latencies(mut latencies: Latencies) {
+fn check_latencies(whose: &str, mut latencies: Latencies) {
     latencies.sort_unstable();
     let percentile = |percent: usize| latencies[(latencies.len() - 1) * percent / 100];
     let [p50, p99, max] = [50, 99, 100].map(percentile);
-    println!("{:>9} honest requests: p50 {p50:?}, p99 {p99:?}, max {max:?}", latencies.len());
-    assert!(p99 < LATENCY_P99_MAX, "p99 {p99:?}");
+    println!("{:>9} {whose}: p50 {p50:?}, p99 {p99:?}, max {max:?}", latencies.len());
+    assert!(p99 < LATENCY_P99_MAX, "{whose}: p99 {p99:?}");
+}
+
+/// Probes of the operator's port, each on a connection of its own, and an operator, who keeps one.
+fn watch(port: u16, until: Instant) -> Latencies {
+    let token = format!("Authorization: Bearer {TOKEN}");
+    let mut operator = Client::connect(port);
+    let mut latencies = Vec::new();
+    while Instant::now() < until {
+        let asked = Instant::now();
+        // Strangers that come by the hundred may take the place of a probe that has not sent its request yet: a balancer
+        // asks again before it believes that a node is gone.
+        let probed = probe(port).or_else(|| probe(port)).expect("two probes in a row are not answered");
+        latencies.push(asked.elapsed());
+        assert_eq!(probed.status, 200, "{probed:?}");
+        let asked = Instant::now();
+        let status = operator.ask_admin("GET", "/api/status", &[&token], "");
+        latencies.push(asked.elapsed());
+        assert_eq!(status.status, 200, "{status:?}");
+        thread::sleep(10 * PAUSE);
+    }
+    latencies
+}
+
+fn probe(port: u16) -> Option<Response> {
+    Client::connect(port).try_ask("GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 }
 
 // ---- hostile clients ----
@@ -223,7 +263,7 @@ fn check_latencies(mut latencies: Latencies) {
 type Act = fn(&mut Hostile) -> usize;
 
 /// Each kind has a thread, and counts the connections that it made.
-const HOSTILE: [(&str, Act); 8] = [
+const HOSTILE: [(&str, Act); 11] = [
     ("requests that dribble in", dribble),
     ("clients that do not read", read_nothing),
     ("bodies that do not end", leave_bodies_unfinished),
@@ -232,11 +272,15 @@ const HOSTILE: [(&str, Act); 8] = [
     ("resets", reset),
     ("half-closes", half_close),
     ("clients of a crowd that leaves", crowd),
+    ("clients that speak TLS", speak_tls),
+    ("strangers on the operator's port", be_silent_to_the_operator),
+    ("uploads to the operator's port", upload_to_the_operator),
 ];
 
 /// A thread that means no good.
 struct Hostile {
-    port: u16,
+    /// That of the clients, and the operator's.
+    ports: [u16; 2],
     until: Instant,
     rng: Rng,
 }
@@ -255,11 +299,20 @@ impl Hostile {
 
     /// A connection on which nothing waits long; `None` when the system has no more, or the server is behind.
     fn connect(&self) -> Option<TcpStream> {
-        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+        Self::connect_to(self.ports[0])
+    }
+
+    fn connect_to(port: u16) -> Option<TcpStream> {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
         stream.set_read_timeout(Some(Duration::from_millis(100))).ok()?;
         stream.set_write_timeout(Some(Duration::from_millis(100))).ok()?;
         Some(stream)
+    }
+
+    /// The same thread, against the operator's port.
+    fn at_the_operators_port(&mut self) -> Hostile {
+        Hostile { ports: [self.ports[1]; 2], until: self.until, rng: self.rng.fork() }
     }
 
     /// Holds `count` connections, and takes a step on each in turn; one that fails is replaced.
@@ -444,6 +497,71 @@ fn crowd(hostile: &mut Hostile) -> usize {
         drop(crowd);
         thread::sleep(Duration::from_millis(500));
     }
+    made
+}
+
+/// The beginning of what a client sends that takes the port for one of TLS.
+const TLS_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+
+/// Clients that begin with TLS, on either port: they learn that it is HTTP, at once and whole.
+fn speak_tls(hostile: &mut Hostile) -> usize {
+    let mut told = [0; 2];
+    let made = hostile.repeat(|hostile, stream| {
+        drop(stream);
+        let port = hostile.rng.usize(..2);
+        let Some(mut stream) = Hostile::connect_to(hostile.ports[port]) else { return };
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+        let rest = vec![b'x'; hostile.rng.usize(..1000)];
+        let _ = stream.write_all(TLS_HELLO).and_then(|()| stream.write_all(&rest));
+        let received = read_rest(&mut stream);
+        assert_http(&received);
+        told[port] += usize::from(received.starts_with(b"HTTP/1.1 400 "));
+    });
+    assert!(told.iter().all(|told| *told > 0), "{told:?} of {made}");
+    made
+}
+
+/// More than there are places for strangers: they say nothing, or a byte of a head now and then, and come back.
+fn be_silent_to_the_operator(hostile: &mut Hostile) -> usize {
+    const HEAD: &[u8] = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ";
+    // So that some hundred come each second.
+    hostile.at_the_operators_port().hold(68, |one| {
+        if one.sent == 0 {
+            // An end, unlike a reset, would keep a port of this system for a minute.
+            SockRef::from(&one.stream).set_linger(Some(Duration::ZERO))?;
+        }
+        if one.index % 2 == 0 {
+            one.stream.write_all(&[HEAD.get(one.sent).copied().unwrap_or(b'x')])?;
+        }
+        one.sent += 1;
+        match one.stream.peek(&mut [0]) {
+            Ok(_) => Err(ErrorKind::ConnectionAborted.into()),
+            Err(error) => unless_blocked(Err(error)).map(drop),
+        }
+    })
+}
+
+/// Bodies that strangers may not send, and such that are too long for anybody: whoever sends all of one is told.
+fn upload_to_the_operator(hostile: &mut Hostile) -> usize {
+    const UPLOAD: usize = 1_000_000;
+    let head = |token: &str| {
+        format!(
+            "POST /api/tags HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\
+             Content-Type: application/json\r\nContent-Length: {UPLOAD}\r\n\r\n"
+        )
+    };
+    let heads = [(head(TOKEN), "HTTP/1.1 413 "), (head("no-token-of-anybody"), "HTTP/1.1 401 ")];
+    let mut answered = 0;
+    let made = hostile.at_the_operators_port().repeat(|hostile, mut stream| {
+        let (head, expected) = hostile.rng.choice(&heads).expect("one of them");
+        let _ = stream.set_write_timeout(Some(Duration::from_secs(1)));
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+        let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&[b'x'; UPLOAD]));
+        let received = read_rest(&mut stream);
+        assert_http(&received);
+        answered += usize::from(sent.is_ok() && received.starts_with(expected.as_bytes()));
+    });
+    assert!(answered > 0, "{made} uploads, and no answer");
     made
 }
 

@@ -86,6 +86,11 @@ impl Places {
         }
     }
 
+    /// Connections that ever came.
+    pub fn entered(&self) -> u64 {
+        self.next_number.load(Relaxed)
+    }
+
     pub fn strangers(&self) -> usize {
         lock(&self.strangers).len()
     }

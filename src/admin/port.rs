@@ -1,6 +1,7 @@
 //! The listening socket and its connections.
 
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_io_timeout::TimeoutStream;
 use tracing::{info, warn};
 
@@ -32,6 +34,11 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client that sends on is listened to after the last answer, as after a 413 to a long body.
 const LINGER: Linger = Linger { silence_max: Duration::from_secs(1), time_max: HEAD_TIMEOUT };
+/// How often it is looked whether many connections have come, and how many are more than probes and operators make.
+const RUSH_LOOK: Duration = Duration::from_secs(5);
+const RUSH_CONNECTIONS: u64 = 64;
+/// The last of them may stay for as long as `HEAD_TIMEOUT`.
+const TRIMS_AFTER_RUSH: u32 = 3;
 /// What a connection buffers of a request, and so the longest head.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// The pause after accepting failed for want of descriptors or memory; without it the loop would spin.
@@ -60,13 +67,14 @@ impl Port {
     }
 
     /// Serves it for as long as it is polled, on the runtime that polls it. Operators' sessions with the store come from
-    /// `backend`.
+    /// `backend`. When a rush of connections is over, `trim` gives the system back what they needed.
     pub async fn serve(
         self,
         config: Config,
         backend: Arc<dyn Backend>,
         monitor: Monitor,
         service: Arc<Service>,
+        trim: fn(),
     ) {
         let admin = Arc::new(Admin::new(config, self.config, backend, monitor, service));
         let router = router(admin.clone());
@@ -75,7 +83,25 @@ impl Port {
                 accept(self.listener.clone(), admin.places.clone(), router.clone())
             }),
             supervise::run("the operator's samples", || events::sample(admin.clone())),
+            trim_after_rushes(admin.places.clone(), trim),
         );
+    }
+}
+
+/// By itself the global allocator keeps, for a thread that has become quiet, what the thread has freed.
+async fn trim_after_rushes(places: Arc<Places>, trim: fn()) {
+    let mut ticks = interval(RUSH_LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut entered, mut trims) = (places.entered(), 0);
+    loop {
+        ticks.tick().await;
+        let before = mem::replace(&mut entered, places.entered());
+        if entered - before > RUSH_CONNECTIONS {
+            trims = TRIMS_AFTER_RUSH;
+        } else if trims > 0 {
+            trims -= 1;
+            trim();
+        }
     }
 }
 
@@ -88,6 +114,8 @@ async fn accept(listener: Arc<TcpListener>, places: Arc<Places>, router: Router)
                     info!("accepting connections on the operator's port again");
                 }
                 tokio::spawn(serve_connection(stream, peer, places.enter(), router.clone()));
+                // What it has sent is looked at before it may lose its place to those that come next.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 if failing.holds(Instant::now()) {

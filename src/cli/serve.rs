@@ -79,7 +79,7 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     let mut greeting = format!("server started at: {}\n", shown(server.address()));
     if let Some(port) = admin_port {
         greeting += &format!("operator's port at: {}\n", shown(port.address()));
-        runtime.spawn(port.serve(config, backend, allocator.monitor(), server.service()));
+        runtime.spawn(port.serve(config, backend, allocator.monitor(), server.service(), memory::trim));
     }
     print_aside(greeting)?;
 
