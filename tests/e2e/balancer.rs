@@ -189,6 +189,11 @@ impl Balancer {
         }
     }
 
+    /// Where clients reach it.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// A client's connection through it.
     pub fn connect(&self) -> Client {
         Client::connect(self.port)

@@ -65,6 +65,16 @@ fn nginx_logs_requests_without_their_tokens() {
 }
 
 #[test]
+fn haproxy_passes_the_clients_host_on() {
+    the_clients_host_is_passed_on(Kind::HaProxy);
+}
+
+#[test]
+fn nginx_passes_the_clients_host_on() {
+    the_clients_host_is_passed_on(Kind::Nginx);
+}
+
+#[test]
 fn nginx_can_refuse_tokens_that_its_error_log_would_have() {
     let config = Kind::Nginx.config();
     let refusing = config.replace("# if ($args", "if ($args");
@@ -105,6 +115,39 @@ fn requests_are_logged_without_their_tokens(kind: Kind) {
     let log = balancer.await_request_log(&format!(" {unanswered} "));
     assert!(log.contains("GET /alloc"), "{log}");
     assert!(!log.contains(TOKEN) && !log.contains(TAG), "{log}");
+}
+
+/// By which a node knows its own pages from those of other sites, and its names.
+fn the_clients_host_is_passed_on(kind: Kind) {
+    let ports: Vec<_> = (0..NODES).map(|_| quiet_port()).collect();
+    let balancer = Balancer::start(kind, &ports);
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Setup::embedded(&dir.path().join("ids.db"))
+        .key("HttpPort", ports[0])
+        .key("HttpNames", json!(["ids.example"]))
+        .start();
+    node.await_status("/health", 200);
+    let port = balancer.port();
+    let status = |host: &str, origin: &str| {
+        let target = "/alloc?app_tag=test_business";
+        let request = format!("POST {target} HTTP/1.1\r\nHost: {host}\r\n{origin}Content-Length: 0\r\n\r\n");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut client = balancer.connect();
+            client.send(&request);
+            match client.receive().status {
+                // It does not know yet that the node is there.
+                502 | 503 => assert!(Instant::now() < deadline, "{kind:?}: the node is not asked"),
+                status => return status,
+            }
+            thread::sleep(PACE);
+        }
+    };
+    assert_eq!(status(&format!("ids.example:{port}"), ""), 200);
+    let own = format!("Origin: https://IDS.example:{port}\r\nSec-Fetch-Site: same-origin\r\n");
+    assert_eq!(status(&format!("ids.example:{port}"), &own), 200);
+    assert_eq!(status(&format!("ids.example:{port}"), "Origin: https://app.example\r\n"), 403);
+    assert_eq!(status(&format!("evil.example:{port}"), ""), 421);
 }
 
 fn nodes_die_stop_and_come_back(kind: Kind) {
