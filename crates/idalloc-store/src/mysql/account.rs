@@ -120,3 +120,29 @@ fn answer(conn: &mut Conn, sql: &str) -> Result<Option<Vec<String>>, Failure> {
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_account_that_may_do_everything_a_few_privileges_are_named() {
+        let lines = [
+            "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, RELOAD, SHUTDOWN, PROCESS, FILE, REFERENCES, INDEX, ALTER, \
+             SHOW DATABASES, SUPER, LOCK TABLES, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO `root`@`localhost` WITH GRANT OPTION",
+            "GRANT APPLICATION_PASSWORD_ADMIN,BACKUP_ADMIN,CONNECTION_ADMIN ON *.* TO `root`@`localhost` WITH GRANT OPTION",
+            "GRANT PROXY ON ``@`` TO `root`@`localhost` WITH GRANT OPTION",
+        ];
+        let grants: Vec<Grant> = lines.iter().filter_map(|line| Grant::parse(line)).collect();
+        let messages: Vec<_> = judge(&grants, "`t`").into_iter().map(|finding| finding.message).collect();
+        assert_eq!(
+            messages,
+            [
+                "the account has SUPER on *.*, CONNECTION_ADMIN on *.*: a database that a failover made read-only still takes its \
+                 writes",
+                "the account may do more than idalloc needs: SELECT on *.*, INSERT on *.*, UPDATE on *.*, DELETE on *.*, CREATE on \
+                 *.* and 17 more",
+            ]
+        );
+    }
+}
