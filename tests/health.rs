@@ -9,13 +9,10 @@ use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idalloc::alloc::sizing::Policy;
+use idalloc::alloc::memory::Table;
 use idalloc::alloc::watermark::Watermarks;
-use idalloc::alloc::{
-    Allocator, AllocatorConfig, Granted, Handle, Health, OnRegression, Outcome, StoreFactory, Want,
-};
+use idalloc::alloc::{Allocator, AllocatorConfig, Granted, Handle, Health, Outcome, StoreFactory, Want};
 use idalloc::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow};
-use support::memory::{Claimed, Table, claim_within};
 use support::server::PATIENCE;
 
 /// How often a measurement asks.
@@ -74,10 +71,8 @@ impl Site {
             refill_threads: 1,
             preload_tags: 1,
             tag_reload: Duration::from_secs(3600),
-            policy: Policy::default().into(),
-            on_regression: OnRegression::Refuse,
             failover_steps: None,
-            trim: || (),
+            ..AllocatorConfig::default()
         };
         let open: StoreFactory = {
             let store = store.clone();
@@ -105,8 +100,8 @@ impl Site {
     }
 
     fn take(&mut self, tag: usize, want: Want, patience: Duration) -> Granted {
-        match claim_within(&mut self.handle, &self.names[tag], want, patience) {
-            Claimed::Granted(granted) => granted,
+        match self.handle.claim_within(&self.names[tag], want, patience) {
+            Ok(granted) => granted,
             claimed => panic!("{tag}: {claimed:?}"),
         }
     }
@@ -129,9 +124,7 @@ impl Site {
     /// Has the store go away, and uses up what the first tag has.
     fn run_dry(&mut self) {
         self.store.is_away.store(true, Relaxed);
-        while let Claimed::Granted(_) =
-            claim_within(&mut self.handle, &self.names[0], Want::Ids(1), Duration::ZERO)
-        {}
+        while self.handle.claim_within(&self.names[0], Want::Ids(1), Duration::ZERO).is_ok() {}
     }
 
     /// Somebody asks for each tag in vain, and leaves.

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use idalloc::config::{Identifier, TableSpec};
+use idalloc::config::TableSpec;
 use idalloc::dsn::Dsn;
 use idalloc::store::{self, StoreError, StoreReport};
 use support::mariadb::{MariaDb, PASSWORD};
@@ -214,8 +214,7 @@ impl Key {
 // ---- the client ----
 
 fn check(dsn: &str) -> Result<StoreReport, StoreError> {
-    let name = |text| Identifier::new(text).expect("an identifier");
-    let table = TableSpec { database: None, name: name("segments"), tag_column: name("app_tag") };
+    let table = TableSpec::default();
     store::backend(&dsn.parse::<Dsn>().expect("a DSN"), &table).session().check()
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idalloc::config::{Identifier, TableSpec};
+use idalloc::config::TableSpec;
 use mysql::prelude::Queryable;
 use support::mariadb::MariaDb;
 use support::proxy::Proxy;
@@ -61,8 +61,7 @@ fn make_table(dsn: &str) {
 /// So small that leases meet the end of a segment.
 fn set_step(dsn: &str, step: i64) {
     make_table(dsn);
-    let identifier = |text| Identifier::new(text).unwrap();
-    let table = TableSpec { database: None, name: identifier("segments"), tag_column: identifier("app_tag") };
+    let table = TableSpec::default();
     idalloc::store::backend(&dsn.parse().unwrap(), &table).session().set_step("test_business", step).unwrap();
 }
 

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use idalloc::config::{Identifier, TableSpec};
+use idalloc::config::TableSpec;
 use idalloc::dsn::Dsn;
 use idalloc::store::mysql::MySqlStore;
 use idalloc::store::{SegmentStore, StoreError, TagDetails, TagStore};
@@ -20,8 +20,7 @@ fn store(user: &str, ports: &[u16], params: &str) -> MySqlStore {
     let hosts: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     let dsn = format!("{user}@tcp({})/id_alloc_db?{params}", hosts.join(","));
     let Ok(Dsn::MySql(dsn)) = dsn.parse() else { panic!("{dsn}") };
-    let name = |text| Identifier::new(text).expect("an identifier");
-    let table = TableSpec { database: None, name: name("segments"), tag_column: name("app_tag") };
+    let table = TableSpec::default();
     MySqlStore::new(&dsn, &table)
 }
 

@@ -16,9 +16,9 @@ use idalloc::http::origin::{Gate, Sender};
 use idalloc::http::request::{Method, Request, Version};
 use idalloc::http::response::Answer;
 use rusqlite::Connection;
-use support::memory::unparking;
 use support::server::PATIENCE;
 use support::store::embedded_allocator;
+use support::waker::unparking;
 
 const REQUEST: Request<'_> = Request {
     method: Method::Get,

@@ -28,6 +28,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use idalloc::alloc::WaitError;
+use idalloc::alloc::memory::Table;
 use idalloc::alloc::sizing::Policy;
 use idalloc::alloc::tag::{Discarded, Fault as TagFault, Job, Need, Parked, Tag};
 use idalloc::alloc::watermark::Watermarks;
@@ -37,7 +39,6 @@ use idalloc::alloc::{
 use idalloc::segment::IdRange;
 use idalloc::store::server::Server;
 use idalloc::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow};
-use support::memory::{Claimed, Table, claim_within};
 
 /// How long new seeds are begun, unless the environment says how many.
 const TIME_LIMIT: Duration = Duration::from_secs(15);
@@ -110,7 +111,7 @@ impl Plan {
             policy: Policy { segment_seconds: 0.5, step_factor_max: 4 }.into(),
             on_regression: self.on_regression,
             failover_steps: Some(1000),
-            trim: || (),
+            ..AllocatorConfig::default()
         }
     }
 
@@ -447,17 +448,17 @@ impl Told {
     }
 
     /// Takes note of an answer. Whether IDs were granted.
-    fn note(&mut self, by: Claimer, tag: &'static str, claimed: Claimed) -> bool {
+    fn note(&mut self, by: Claimer, tag: &'static str, claimed: Result<Granted, WaitError>) -> bool {
         let mut take = |ids, lease| self.taken.push(Taken { tag, ids, lease, by });
         match claimed {
-            Claimed::Granted(Granted::Ids(ranges)) => ranges.into_iter().for_each(|ids| take(ids, false)),
-            Claimed::Granted(Granted::Lease(ids)) => take(ids, true),
-            Claimed::Granted(Granted::Left(_)) => {}
-            Claimed::Failed(_) => {
+            Ok(Granted::Ids(ranges)) => ranges.into_iter().for_each(|ids| take(ids, false)),
+            Ok(Granted::Lease(ids)) => take(ids, true),
+            Ok(Granted::Left(_)) => {}
+            Err(WaitError::Failed(_)) => {
                 self.outcomes.failed += 1;
                 return false;
             }
-            Claimed::GivenUp => {
+            Err(WaitError::TimedOut(_)) => {
                 self.outcomes.unknown += 1;
                 return false;
             }
@@ -594,7 +595,7 @@ impl World {
                 _ => Want::Left,
             };
             let patience = if rng.u8(..10) == 0 { Duration::ZERO } else { Duration::from_millis(4) };
-            told.note(by, tag, claim_within(&mut handle, tag, want, patience));
+            told.note(by, tag, handle.claim_within(tag, want, patience));
         }
         told
     }
@@ -609,10 +610,10 @@ impl World {
                 if self.plan.forgets {
                     self.table.mend();
                 }
-                let claimed = claim_within(&mut handle, tag, Want::Ids(1), Duration::from_millis(50));
+                let claimed = handle.claim_within(tag, Want::Ids(1), Duration::from_millis(50));
                 let report = format!("{claimed:?}");
                 // A wrong reply looks like a store that forgets, and is for the operator to judge.
-                if matches!(claimed, Claimed::Failed(AllocError::Fault(TagFault::Regression { .. }))) {
+                if matches!(claimed, Err(WaitError::Failed(AllocError::Fault(TagFault::Regression { .. })))) {
                     self.table.mend();
                 }
                 // A crash may have been under way when faults ended.
@@ -799,9 +800,9 @@ fn start(table: &Arc<Table>, watermarks: Watermarks) -> Allocator {
 fn await_left(server: &Allocator, ids: u64) {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let claimed = claim_within(&mut server.handle(), "a", Want::Left, PATIENCE);
+        let claimed = server.handle().claim_within("a", Want::Left, PATIENCE);
         match claimed {
-            Claimed::Granted(Granted::Left(left)) if left >= ids => return,
+            Ok(Granted::Left(left)) if left >= ids => return,
             claimed => assert!(Instant::now() < deadline, "in vain: {ids} IDs in memory, but {claimed:?}"),
         }
         thread::yield_now();
@@ -809,8 +810,8 @@ fn await_left(server: &Allocator, ids: u64) {
 }
 
 fn take(server: &Allocator, count: u64) -> Ids {
-    match claim_within(&mut server.handle(), "a", Want::Ids(count), PATIENCE) {
-        Claimed::Granted(Granted::Ids(ids)) => ids,
+    match server.handle().claim_within("a", Want::Ids(count), PATIENCE) {
+        Ok(Granted::Ids(ids)) => ids,
         claimed => panic!("no IDs: {claimed:?}"),
     }
 }
@@ -955,8 +956,8 @@ fn nothing_in_memory_is_handed_out_once_the_store_is_seen_to_have_gone_back() {
     let first = server(OnRegression::Advance);
     let mut taken: Vec<IdRange> = take(&first, 1).to_vec();
     await_left(&first, 198);
-    let lease = claim_within(&mut first.handle(), "a", Want::Lease(1000), PATIENCE);
-    let Claimed::Granted(Granted::Lease(_)) = lease else { panic!("no lease: {lease:?}") };
+    let lease = first.handle().claim_within("a", Want::Lease(1000), PATIENCE);
+    let Ok(Granted::Lease(_)) = lease else { panic!("no lease: {lease:?}") };
     // What was reserved for the lease stands in for the IDs that it was cut from, and one more segment stands by.
     await_left(&first, 298);
     let granted = table.list()[0].max_id;

@@ -9,16 +9,17 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use idalloc::alloc::WaitError;
+use idalloc::alloc::memory::Table;
 use idalloc::alloc::sizing::Policy;
 use idalloc::alloc::watermark::Watermarks;
 use idalloc::alloc::{
-    AllocError, Allocator, AllocatorConfig, Granted, Handle, Health, OnRegression, Outcome, Pending,
-    StoreFactory, Want,
+    AllocError, Allocator, AllocatorConfig, Granted, Handle, Health, Outcome, Pending, StoreFactory, Want,
 };
 use idalloc::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow};
 use support::mariadb::MariaDb;
-use support::memory::{Claimed, Table, claim_within, unparking};
 use support::server::{PATIENCE, Server, Setup};
+use support::waker::unparking;
 
 /// A tag whose refill is not held up by anything gets it within this, on a machine with other things to do.
 const PROMPT: Duration = Duration::from_millis(500);
@@ -95,9 +96,8 @@ impl Site {
             preload_tags: 1,
             tag_reload: Duration::from_secs(3600),
             policy: policy.into(),
-            on_regression: OnRegression::Refuse,
             failover_steps: None,
-            trim: || (),
+            ..AllocatorConfig::default()
         };
         let (amounts, obstacle): (Arc<Mutex<Vec<i64>>>, Arc<Obstacle>) = (Arc::default(), Arc::new(obstacle));
         let open: StoreFactory = {
@@ -133,8 +133,8 @@ fn await_true(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn left(handle: &mut Handle, tag: &str) -> u64 {
-    match claim_within(handle, tag, Want::Left, PATIENCE) {
-        Claimed::Granted(Granted::Left(left)) => left,
+    match handle.claim_within(tag, Want::Left, PATIENCE) {
+        Ok(Granted::Left(left)) => left,
         claimed => panic!("{tag}: {claimed:?}"),
     }
 }
@@ -333,7 +333,7 @@ fn serving_resumes_within_a_second_of_the_stores_return() {
     await_true("it is loaded", || handle.health() == Health::Serving);
     switch.away.store(true, Relaxed);
     for name in &names {
-        while let Claimed::Granted(_) = claim_within(&mut handle, name, Want::Ids(1), Duration::ZERO) {}
+        while handle.claim_within(name, Want::Ids(1), Duration::ZERO).is_ok() {}
     }
     // So that pauses are as long as they get.
     let before = switch.in_vain.load(Relaxed);
@@ -437,8 +437,8 @@ impl Crowd {
     fn hang(&self, handle: &mut Handle, tags: &[&str]) -> Vec<Outcome> {
         tags.iter()
             .map(|tag| {
-                let held = claim_within(handle, tag, Want::Ids(1), Duration::ZERO);
-                assert!(!matches!(held, Claimed::Granted(_)), "{tag} hangs: {held:?}");
+                let held = handle.claim_within(tag, Want::Ids(1), Duration::ZERO);
+                assert!(held.is_err(), "{tag} hangs: {held:?}");
                 handle.claim(tag, Want::Ids(1))
             })
             .collect()
@@ -448,8 +448,8 @@ impl Crowd {
     fn claim_all(&self, handle: &mut Handle, patience: Duration) -> Duration {
         let timed = |name: &String| {
             let began = Instant::now();
-            match claim_within(handle, name, Want::Ids(1), patience) {
-                Claimed::Granted(_) => began.elapsed(),
+            match handle.claim_within(name, Want::Ids(1), patience) {
+                Ok(_) => began.elapsed(),
                 claimed => panic!("{name}: {claimed:?} after {:?}", began.elapsed()),
             }
         };
@@ -491,9 +491,9 @@ fn hung_reservations_delay_nobody_whose_ids_are_in_memory() {
 }
 
 /// What a waiting claim of "t" is told when `site` is closed, once `waits` says that it waits.
-fn told_at_close(site: Site, waits: impl FnOnce()) -> Claimed {
+fn told_at_close(site: Site, waits: impl FnOnce()) -> Result<Granted, WaitError> {
     let mut handle = site.handle();
-    let waiting = thread::spawn(move || claim_within(&mut handle, "t", Want::Ids(1), PATIENCE));
+    let waiting = thread::spawn(move || handle.claim_within("t", Want::Ids(1), PATIENCE));
     waits();
     let asked = Instant::now();
     site.allocator.close(Duration::from_millis(10));
@@ -517,7 +517,7 @@ fn a_close_is_heard_by_who_waits_for_ids() {
     });
     let told = told_at_close(site, || gate.await_held_up(1));
     gate.open();
-    assert!(matches!(told, Claimed::Failed(AllocError::Closed)), "{told:?}");
+    assert!(matches!(told, Err(WaitError::Failed(AllocError::Closed))), "{told:?}");
 }
 
 #[test]
@@ -531,7 +531,7 @@ fn a_close_is_heard_by_who_waits_for_the_first_listing() {
     });
     // Longer than any pause between two listings, so that the claim waits for the next one.
     let told = told_at_close(site, || await_true("failed listings", || switch.in_vain.load(Relaxed) > 8));
-    assert!(matches!(told, Claimed::Failed(AllocError::Closed)), "{told:?}");
+    assert!(matches!(told, Err(WaitError::Failed(AllocError::Closed))), "{told:?}");
 }
 
 // ---- amounts ----
@@ -556,8 +556,8 @@ fn amounts_follow_the_rate_up_and_down() {
 
     let flooded = Instant::now() + Duration::from_secs(1);
     while Instant::now() < flooded {
-        let claimed = claim_within(&mut handle, "t", Want::Ids(1), PATIENCE);
-        assert!(matches!(claimed, Claimed::Granted(_)), "{claimed:?}");
+        let claimed = handle.claim_within("t", Want::Ids(1), PATIENCE);
+        assert!(claimed.is_ok(), "{claimed:?}");
     }
     let amounts = site.amounts();
     assert_eq!(amounts.last(), Some(&(20 * STEP)), "no more than the factor allows");

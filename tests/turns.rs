@@ -5,7 +5,7 @@ mod support;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idalloc::config::{Identifier, TableSpec};
+use idalloc::config::TableSpec;
 use idalloc::dsn::Dsn;
 use idalloc::store::mysql::MySqlStore;
 use idalloc::store::{SegmentStore, StoreError, TagStore};
@@ -19,8 +19,7 @@ const USER: &str = "ids:secret";
 fn store(server: &MariaDb) -> MySqlStore {
     let dsn = format!("{USER}@tcp(127.0.0.1:{})/id_alloc_db", server.port());
     let Ok(Dsn::MySql(dsn)) = dsn.parse() else { panic!("{dsn}") };
-    let name = |text| Identifier::new(text).expect("an identifier");
-    let table = TableSpec { database: None, name: name("segments"), tag_column: name("app_tag") };
+    let table = TableSpec::default();
     MySqlStore::new(&dsn, &table)
 }
 

@@ -10,9 +10,8 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use idalloc::alloc::sizing::Policy;
 use idalloc::alloc::watermark::Watermarks;
-use idalloc::alloc::{Allocator, AllocatorConfig, Handle, OnRegression, Outcome, StoreFactory, Want};
+use idalloc::alloc::{Allocator, AllocatorConfig, Handle, Outcome, StoreFactory, Want};
 use idalloc::bounds::STEP_MAX;
 use idalloc::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow};
 
@@ -56,12 +55,9 @@ pub fn endless_allocator(tags: usize) -> Allocator {
     let open: StoreFactory = Arc::new(move || Box::new(Table { tags, max_ids: HashMap::new() }));
     let config = AllocatorConfig {
         refill_threads: 1,
-        preload_tags: 0,
         tag_reload: Duration::from_secs(3600),
-        policy: Policy::default().into(),
-        on_regression: OnRegression::Refuse,
         failover_steps: None,
-        trim: || (),
+        ..AllocatorConfig::default()
     };
     Allocator::start(config, Watermarks::default(), &open).expect("the table is there")
 }

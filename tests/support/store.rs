@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use idalloc::alloc::watermark::Watermarks;
-use idalloc::alloc::{Allocator, AllocatorConfig, OnRegression, StoreFactory, sizing::Policy};
-use idalloc::config::{Identifier, TableSpec};
+use idalloc::alloc::{Allocator, AllocatorConfig, StoreFactory};
+use idalloc::config::TableSpec;
 use idalloc::dsn::Dsn;
 use idalloc::store::{Floor, SegmentStore, StoreError};
 use tempfile::TempDir;
@@ -25,8 +25,7 @@ pub struct Store {
 
 /// An allocator of its own on an SQLite file.
 pub fn embedded_allocator(file: &Path, trim: fn()) -> Allocator {
-    let name = |text| Identifier::new(text).unwrap();
-    let table = TableSpec { database: None, name: name("segments"), tag_column: name("app_tag") };
+    let table = TableSpec::default();
     let dsn = Dsn::Sqlite(file.into());
     idalloc::store::backend(&dsn, &table).session().create_table().unwrap();
     let open: StoreFactory = Arc::new(move || idalloc::store::backend(&dsn, &table).session());
@@ -34,10 +33,9 @@ pub fn embedded_allocator(file: &Path, trim: fn()) -> Allocator {
         refill_threads: 1,
         preload_tags: 1,
         tag_reload: Duration::from_secs(10),
-        policy: Policy::default().into(),
-        on_regression: OnRegression::Refuse,
         failover_steps: None,
         trim,
+        ..AllocatorConfig::default()
     };
     Allocator::start(config, Watermarks::default(), &open).unwrap()
 }

@@ -60,6 +60,21 @@ pub struct AllocatorConfig {
     pub trim: fn(),
 }
 
+impl Default for AllocatorConfig {
+    /// Two refill threads, a table that is read every ten seconds, and no trust in a database server that takes over.
+    fn default() -> Self {
+        Self {
+            refill_threads: 2,
+            preload_tags: 0,
+            tag_reload: Duration::from_secs(10),
+            policy: Arc::default(),
+            on_regression: OnRegression::Refuse,
+            failover_steps: Some(1000),
+            trim: || (),
+        }
+    }
+}
+
 /// What to do when a reservation starts below the watermark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnRegression {

@@ -181,10 +181,10 @@ mod tests {
     use std::sync::Barrier;
 
     use super::*;
+    use crate::AllocatorConfig;
     use crate::sizing::Policy;
     use crate::store::{Floor, Rows, StoreReport, TagRow};
     use crate::watermark::Watermarks;
-    use crate::{AllocatorConfig, OnRegression};
 
     /// Gives back as it is told to.
     struct Scripted<F>(F);
@@ -214,15 +214,8 @@ mod tests {
     }
 
     fn shared() -> Shared {
-        let config = AllocatorConfig {
-            refill_threads: 1,
-            preload_tags: 0,
-            tag_reload: Duration::from_secs(1),
-            policy: Policy::default().into(),
-            on_regression: OnRegression::Refuse,
-            failover_steps: None,
-            trim: || (),
-        };
+        let config =
+            AllocatorConfig { refill_threads: 1, failover_steps: None, ..AllocatorConfig::default() };
         Shared::new(config, Watermarks::default())
     }
 

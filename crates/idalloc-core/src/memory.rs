@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ pub struct Table {
     rows: Mutex<BTreeMap<String, Row>>,
     /// Which server has it: another each time that commits were lost.
     server: AtomicU64,
+    is_halted: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -51,10 +52,20 @@ impl Table {
         let row =
             |row: TagRow| (row.name, Row { step: row.step, commits: vec![row.max_id], highest: row.max_id });
         let rows = rows.into_iter().map(row).collect();
-        Arc::new(Table { rows: Mutex::new(rows), server: AtomicU64::new(0) })
+        Arc::new(Table {
+            rows: Mutex::new(rows),
+            server: AtomicU64::new(0),
+            is_halted: AtomicBool::new(false),
+        })
     }
 
-    /// A session with the table, which never fails.
+    /// Has every session's reservations fail from now on, as a database does that is down.
+    pub fn halt(&self) {
+        // Relaxed: a reservation more or less does not matter.
+        self.is_halted.store(true, Relaxed);
+    }
+
+    /// A session with the table.
     pub fn session(self: &Arc<Self>) -> Session {
         Session(self.clone())
     }
@@ -182,6 +193,9 @@ impl SegmentStore for Session {
     }
 
     fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
+        if self.0.is_halted.load(Relaxed) {
+            return Err(StoreError::Unavailable("the table is halted".to_owned()));
+        }
         self.0.reserve_above(tag, amount, floor)
     }
 

@@ -584,15 +584,8 @@ mod tests {
     /// read at `known_max_id`.
     fn after_change_of_server(max_id: i64, known_max_id: i64) -> (Refiller, Arc<Table>, Arc<Tag>) {
         let table = Table::of([TagRow { name: "a".into(), step: STEP, max_id }]);
-        let config = AllocatorConfig {
-            refill_threads: 1,
-            preload_tags: 0,
-            tag_reload: Duration::from_secs(1),
-            policy: Policy::default().into(),
-            on_regression: OnRegression::Refuse,
-            failover_steps: Some(1000),
-            trim: || (),
-        };
+        let config =
+            AllocatorConfig { refill_threads: 1, failover_steps: Some(1000), ..AllocatorConfig::default() };
         let shared = Arc::new(Shared::new(config, Watermarks::default()));
         let server = |name: &str| Arc::new(Server::from_text(&format!("{name}\n\n\n")).expect("a server"));
         let second = server("second");

@@ -40,6 +40,14 @@ impl Identifier {
     }
 }
 
+impl Default for TableSpec {
+    /// The table and column of schema.sql, in the DSN's database.
+    fn default() -> Self {
+        let name = |text: &str| Identifier(text.to_owned());
+        Self { database: None, name: name("segments"), tag_column: name("app_tag") }
+    }
+}
+
 impl TableSpec {
     /// The table's name as the configuration has it.
     #[must_use]
