@@ -318,6 +318,34 @@ fn a_lease_that_is_cut_from_under_claims_shares_no_id_with_them() {
 }
 
 #[test]
+fn a_lease_of_what_the_chain_holds_shares_no_id_with_claims() {
+    check(|| {
+        let tag = tag_with(&[range(1, 2), range(2, 5)]);
+        let mut waiter = None;
+        tag.park(Need::Lease(2), std::task::Waker::noop(), &mut waiter, Instant::now());
+        let id = waiter.unwrap();
+        assert!(tag.begin_refill(Entry::Urgent));
+        let claimer = {
+            let tag = tag.clone();
+            thread::spawn(move || [(); 2].map(|()| block_on(next_id(tag.clone())).unwrap()))
+        };
+        let mut end = 5;
+        while let Some(job) = tag.next_job(Duration::ZERO, Instant::now()) {
+            let granted = range(end, end + job.amount());
+            end = granted.end;
+            assert_eq!(tag.complete(job, granted), None);
+        }
+        let lease = tag.take_lease(id).expect("it was granted");
+        let mut ids: Vec<_> = claimer.join().unwrap().into();
+        ids.extend(lease.start..lease.end);
+        let mut handle = TagHandle::new(tag.clone());
+        ids.extend(std::iter::from_fn(|| handle.claim(1)).map(|claim| claim.ids.start));
+        ids.sort_unstable();
+        assert_eq!(ids, (1..end).collect::<Vec<_>>());
+    });
+}
+
+#[test]
 fn a_fence_and_a_claim_share_no_id_and_nothing_is_claimed_after_it() {
     check(|| {
         let tag = tag_with(&[range(1, 3), range(3, 4)]);

@@ -624,6 +624,31 @@ impl Tag {
         lease.unwrap_or(granted)
     }
 
+    /// Grants the leases that the chain holds: they cost no reservation.
+    fn serve_leases(&self, state: &mut State) {
+        while let Some(Job::Lease(id, ids)) = state.first_lease()
+            && let Some(lease) = self.cut_from_chain(state, ids.unsigned_abs())
+        {
+            state.settle(id, Lease::Granted(lease));
+        }
+    }
+
+    /// So many IDs of the chain that are in one piece, if others are left then.
+    fn cut_from_chain(&self, state: &mut State, count: u64) -> Option<IdRange> {
+        let rest = |segment: &Arc<Segment>| IdRange {
+            start: segment.end().saturating_sub_unsigned(segment.left()),
+            end: segment.end(),
+        };
+        let mut rests: Vec<_> = self.chain(state).iter().map(rest).filter(|rest| !rest.is_empty()).collect();
+        cut_a_part(&mut rests, count)?;
+        // Others have claimed since, perhaps.
+        let rests_before = self.take_out_rests(state);
+        let mut rests = rests_before.clone();
+        let lease = cut_a_part(&mut rests, count);
+        self.link_again(state, if lease.is_some() { &rests } else { &rests_before });
+        lease
+    }
+
     /// Closes the chain's segments. Returns what is left of each, if anything is.
     fn take_out_rests(&self, state: &mut State) -> Vec<IdRange> {
         let mut rests = state.take_out(&self.chain(state));
@@ -678,9 +703,18 @@ impl Tag {
         if state.closed || state.fault.is_some() {
             return None;
         }
+        if self.left_in(state) >= state.supplies_waited_for().fold(0, u64::saturating_add) {
+            self.serve_leases(state);
+        }
         let demand = self.demand(state, latency, now);
         let extend = || sizing::reservation(&demand, &self.common.policy).map(Job::Extend);
-        let lease = || state.first_lease();
+        let lease = || match state.first_lease()? {
+            // Small ones share a reservation: each is then cut from the chain.
+            Job::Lease(_, ids) if ids <= demand.step && demand.segments < CHAIN_SEGMENTS_MAX => {
+                Some(Job::Extend(demand.step))
+            }
+            job => Some(job),
+        };
         // Leases go before what stands by for later, but not before callers whom the chain cannot serve.
         match demand.left < demand.waited_for {
             true => extend().or_else(lease),
@@ -880,6 +914,11 @@ fn cut(ranges: &mut Vec<IdRange>, count: u64) -> Option<IdRange> {
     }
     ranges.retain(|range| !range.is_empty());
     Some(lease)
+}
+
+/// As [`cut`], but not all that there is: a chain without a rest would look as if it had been handed out.
+fn cut_a_part(ranges: &mut Vec<IdRange>, count: u64) -> Option<IdRange> {
+    cut(ranges, count).filter(|_| !ranges.is_empty())
 }
 
 /// The same IDs, ascending, in as few ranges as can be.
@@ -1266,6 +1305,77 @@ mod tests {
         assert_eq!(tag.left(), Some(10));
     }
 
+    /// Has a lease of so many IDs served from the store, which goes on at `end`. Returns the lease, and the reservations.
+    fn serve_lease(tag: &Tag, count: u64, end: &mut i64) -> (IdRange, usize) {
+        let (mut lease, mut jobs) = (None, 0);
+        park(tag, Need::Lease(count), &mut lease);
+        while let Some(job) = next_job(tag) {
+            let granted = ids(*end, *end + job.amount());
+            *end = granted.end;
+            assert_eq!(tag.complete(job, granted), None);
+            jobs += 1;
+        }
+        let range = tag.take_lease(lease.unwrap()).expect("it is served");
+        assert_eq!(tag.unpark(lease.unwrap()), None);
+        (range, jobs)
+    }
+
+    #[test]
+    fn a_lease_that_the_chain_holds_behind_its_head_costs_no_reservation() {
+        let tag = holding(&[ids(10, 20), ids(50, 60), ids(90, 100)]);
+        TagHandle::new(tag.clone()).claim(9).unwrap();
+        let mut end = 1000;
+        assert_eq!(serve_lease(&tag, 7, &mut end), (ids(50, 57), 0));
+        assert_eq!(figures(&tag), (TagState::Serving, 14, 3, 16));
+        assert_eq!(serve_lease(&tag, 10, &mut end), (ids(90, 100), 0));
+        assert_eq!(TagHandle::new(tag.clone()).claim(1).unwrap().ids, ids(19, 20));
+        assert_eq!(tag.close(), closed(Some(100), None, &[ids(57, 60)]));
+    }
+
+    #[test]
+    fn small_leases_share_reservations_of_a_step() {
+        let tag = Arc::new(running(10));
+        let (mut end, mut leases, mut reservations) = (1, Vec::new(), 0);
+        for count in [2, 3, 7, 10, 1, 9].into_iter().cycle().take(600) {
+            // The head is left with a single ID again and again.
+            let (lease, jobs) = serve_lease(&tag, count, &mut end);
+            // Another server has reserved, so what comes next does not adjoin.
+            end += 1000;
+            leases.push(lease);
+            reservations += jobs;
+        }
+        let leased: u64 = leases.iter().map(|lease| lease.len()).sum();
+        leases.sort_unstable_by_key(|lease| lease.start);
+        assert!(leases.is_sorted_by(|one, next| one.end <= next.start), "they share no ID");
+        let left = tag.left().unwrap();
+        assert_eq!(leased + left, 10 * reservations as u64, "nothing is lost");
+        assert!(left <= 10 * CHAIN_SEGMENTS_MAX as u64, "{left}");
+    }
+
+    #[test]
+    fn a_lease_of_all_that_the_chain_holds_has_a_step_reserved_before() {
+        let tag = holding(&[ids(10, 20)]);
+        let mut end = 20;
+        assert_eq!(serve_lease(&tag, 10, &mut end).0, ids(10, 20));
+        assert_eq!(tag.close(), closed(Some(20), Some(ids(20, end)), &[]));
+
+        let (tag, mut lease) = (holding(&[ids(10, 20)]), None);
+        park(&tag, Need::Lease(10), &mut lease);
+        assert_eq!(next_job(&tag), Some(Job::Extend(10)));
+        assert_eq!(tag.unpark(lease.unwrap()), None, "the store is away, and nothing was cut");
+        assert_eq!(tag.close(), closed(None, Some(ids(10, 20)), &[]));
+    }
+
+    #[test]
+    fn callers_of_the_chain_are_not_robbed_by_a_lease() {
+        let tag = holding(&[ids(10, 20), ids(20, 30)]);
+        let (mut lease, mut batch) = (None, None);
+        park(&tag, Need::Supply(25), &mut batch);
+        park(&tag, Need::Lease(12), &mut lease);
+        assert!(matches!(next_job(&tag), Some(Job::Extend(_))));
+        assert_eq!(tag.left(), Some(20), "the batch waits for less than before");
+    }
+
     #[test]
     fn leases_do_not_make_the_chain_longer_and_longer() {
         let tag = holding(&[ids(10, 20), ids(100, 5000)]);
@@ -1468,7 +1578,12 @@ mod tests {
         assert_eq!(next_job(&tag), Some(Job::Lease(large.unwrap(), 500)));
         tag.refuse_lease(large.unwrap());
         assert_eq!(park(&tag, Need::Lease(500), &mut large), Parked::TooLarge);
-        assert_eq!(next_job(&tag), Some(Job::Lease(small.unwrap(), 5)), "the next one has its turn");
+        assert_eq!(
+            next_job(&tag),
+            Some(Job::Extend(10)),
+            "the next one has its turn, and is a part of a step"
+        );
+        assert!(small.is_some());
     }
 
     #[test]
