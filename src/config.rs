@@ -3,10 +3,10 @@
 //! [`KEYS`] is the one place that knows every key's name, default and range; the README's table shows the same.
 
 mod admin_tokens;
+mod limits;
 mod origins;
 mod secrets;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -21,8 +21,10 @@ pub use idalloc_store::table::{Identifier, TableSpec};
 
 use crate::bounds::{LEFT_MIN, LEFT_PER_RESERVATION, STEP_MAX};
 use crate::dsn::{Dsn, DsnError};
+use limits::is_token;
 
 pub use admin_tokens::AdminTokens;
+pub use limits::{AccessScope, AccessToken, AccessTokens, RATE_MAX, RateLimit, TagLimits};
 pub use origins::CorsOrigins;
 use origins::{CORS_ORIGINS, HTTP_NAMES};
 pub use secrets::secrets_in;
@@ -42,7 +44,6 @@ const MIB: usize = 1024 * 1024;
 
 /// How long a token may be: a shorter one is soon guessed.
 const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
-const ACCESS_TOKENS_MAX: usize = 1000;
 const ADMIN_NAMES_MAX: usize = 100;
 
 const DSN: TextKey = TextKey {
@@ -95,7 +96,11 @@ const ALLOW_UNRELIABLE_FILE_SYSTEM: TextKey =
 const LOG_FORMAT: TextKey = TextKey { name: "LogFormat", default: Some("text"), allowed: "text or json" };
 const ACCESS_TOKENS: SecretKey = SecretKey {
     name: "AccessTokens",
-    allowed: "an object of 1 to 1000 tokens, each 16 to 256 visible ASCII characters with \"*\" or an array of tags",
+    allowed: "an object of 1 to 1000 tokens, each 16 to 256 visible ASCII characters with \"*\", an array of tags, or an object of tags, ids_per_second, burst and name",
+};
+const TAG_LIMITS: ObjectKey = ObjectKey {
+    name: "TagLimits",
+    allowed: "an object of up to 10000 tags, and \"*\" for each other, with ids_per_second and burst, each 1 to 1000000000 IDs",
 };
 const ADMIN_HOST: TextKey =
     TextKey { name: "AdminHost", default: Some("127.0.0.1"), allowed: "an IP address or localhost" };
@@ -139,6 +144,7 @@ pub const KEYS: &[Key] = &[
     Key::Text(ALLOW_UNRELIABLE_FILE_SYSTEM),
     Key::Text(LOG_FORMAT),
     Key::Secret(ACCESS_TOKENS),
+    Key::Object(TAG_LIMITS),
     Key::List(CORS_ORIGINS),
     Key::List(HTTP_NAMES),
     Key::Text(ADMIN_HOST),
@@ -158,6 +164,8 @@ pub enum Key {
     Integer(IntegerKey),
     /// Its value is an array of strings.
     List(ListKey),
+    /// Its value is an object.
+    Object(ObjectKey),
     /// Its value is never shown.
     Secret(SecretKey),
 }
@@ -174,6 +182,13 @@ pub struct TextKey {
 /// A key whose value is an array of strings, empty if it is absent.
 #[derive(Debug, Clone, Copy)]
 pub struct ListKey {
+    name: &'static str,
+    allowed: &'static str,
+}
+
+/// A key whose value is an object, empty if it is absent.
+#[derive(Debug, Clone, Copy)]
+pub struct ObjectKey {
     name: &'static str,
     allowed: &'static str,
 }
@@ -203,6 +218,7 @@ impl Key {
             Self::Text(key) => key.name,
             Self::Integer(key) => key.name,
             Self::List(key) => key.name,
+            Self::Object(key) => key.name,
             Self::Secret(key) => key.name,
         }
     }
@@ -212,7 +228,7 @@ impl Key {
         match self {
             Self::Text(key) => key.default.unwrap_or("none: required").to_owned(),
             Self::Integer(key) => key.default.map_or("available cores".to_owned(), |n| n.to_string()),
-            Self::List(_) | Self::Secret(_) => "none".to_owned(),
+            Self::List(_) | Self::Object(_) | Self::Secret(_) => "none".to_owned(),
         }
     }
 
@@ -222,6 +238,7 @@ impl Key {
             Self::Text(key) => key.allowed.to_owned(),
             Self::Integer(key) => key.allowed_text(),
             Self::List(key) => key.allowed.to_owned(),
+            Self::Object(key) => key.allowed.to_owned(),
             Self::Secret(key) => key.allowed.to_owned(),
         }
     }
@@ -291,6 +308,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `AccessTokens`: who may have IDs of which tags; `None`: everybody, of all.
     pub access_tokens: Option<AccessTokens>,
+    /// `TagLimits`: how many IDs of which tags may be taken.
+    pub tag_limits: TagLimits,
     /// `CorsOrigins`: which pages may use the port for clients, beside its own.
     pub cors_origins: CorsOrigins,
     /// `HttpNames`: the hosts that clients may ask for, in lower case, IPv6 addresses in brackets; empty: any.
@@ -313,25 +332,6 @@ pub struct AdminConfig {
     pub names: Vec<String>,
     /// `MetricsTags`: the most tags that have figures of their own in `/metrics`.
     pub metrics_tags: usize,
-}
-
-/// Tokens, and which tags each is for. `Debug` hides the tokens.
-#[derive(Clone, PartialEq, Eq)]
-pub struct AccessTokens(pub BTreeMap<String, AccessScope>);
-
-/// Which tags a token is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccessScope {
-    /// All of them.
-    All,
-    /// These.
-    Tags(BTreeSet<String>),
-}
-
-impl fmt::Debug for AccessTokens {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.values()).finish()
-    }
 }
 
 /// What moves bytes between sockets and the request handler.
@@ -393,6 +393,9 @@ pub enum ConfigError {
         /// What it may be.
         allowed: &'static str,
     },
+    /// Something is wrong with a limit, or with a token that has one: where, and what is allowed. No token is quoted.
+    #[error("{0}")]
+    BadLimit(String),
     /// Who can reach the operator's port could do anything with it.
     #[error(
         "AdminHost is {host}, which others can reach: set AdminToken to {} (or set {ADMIN_TOKEN_VARIABLE}, or AdminTokens), or AdminPort to 0 for no operator's port",
@@ -482,7 +485,8 @@ impl Config {
             failover_guard: file.text(&FAILOVER_GUARD, parse_switch)?,
             failover_steps: file.integer(&FAILOVER_STEPS)?,
             log_format: file.text(&LOG_FORMAT, parse_log_format)?,
-            access_tokens: file.access_tokens()?,
+            access_tokens: file.0.get(ACCESS_TOKENS.name).map(AccessTokens::parse).transpose()?,
+            tag_limits: TagLimits::parse(file.0.get(TAG_LIMITS.name))?,
             cors_origins: file.cors_origins()?,
             http_names: file.http_names()?,
             admin: file.admin(env)?,
@@ -540,6 +544,7 @@ impl Config {
             ALLOW_UNRELIABLE_FILE_SYSTEM.name: if any_file_system { "yes" } else { "no" },
             LOG_FORMAT.name: log_format,
             ACCESS_TOKENS.name: hidden(self.access_tokens.is_some()),
+            TAG_LIMITS.name: self.tag_limits.shown(),
             CORS_ORIGINS.name: self.cors_origins.shown(),
             HTTP_NAMES.name: self.http_names,
             ADMIN_HOST.name: admin.map(|admin| admin.host),
@@ -631,30 +636,6 @@ fn parse_host_name(text: &str) -> Option<String> {
     (text.len() <= 253 && text.split('.').all(is_label)).then(|| text.to_ascii_lowercase())
 }
 
-fn is_token(text: &str) -> bool {
-    TOKEN_BYTES.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-/// `None` if anything about it is not as it must be.
-fn parse_access_tokens(value: &Value) -> Option<AccessTokens> {
-    let tokens = value.as_object().filter(|tokens| (1..=ACCESS_TOKENS_MAX).contains(&tokens.len()))?;
-    let entry = |(token, scope): (&String, &Value)| {
-        Some((Some(token).filter(|token| is_token(token))?.clone(), parse_scope(scope)?))
-    };
-    tokens.iter().map(entry).collect::<Option<_>>().map(AccessTokens)
-}
-
-fn parse_scope(value: &Value) -> Option<AccessScope> {
-    match value {
-        Value::String(all) if all == "*" => Some(AccessScope::All),
-        Value::Array(tags) => {
-            let tag = |tag: &Value| tag.as_str().filter(|tag| !tag.is_empty()).map(str::to_owned);
-            tags.iter().map(tag).collect::<Option<_>>().map(AccessScope::Tags)
-        }
-        _ => None,
-    }
-}
-
 fn available_cores() -> u64 {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() as u64).min(WORKERS_MAX))
 }
@@ -690,12 +671,6 @@ impl Entries {
             (None, None) => return Err(ConfigError::DsnMissing),
         };
         text.parse().map_err(|reason| ConfigError::BadDsn { origin, reason })
-    }
-
-    fn access_tokens(&self) -> Result<Option<AccessTokens>, ConfigError> {
-        let Some(value) = self.0.get(ACCESS_TOKENS.name) else { return Ok(None) };
-        let SecretKey { name, allowed } = ACCESS_TOKENS;
-        parse_access_tokens(value).map(Some).ok_or(ConfigError::BadSecret { origin: name, allowed })
     }
 
     fn admin(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<AdminConfig>, ConfigError> {
@@ -850,6 +825,7 @@ impl<'de> Visitor<'de> for MemberVisitor {
 mod tests {
     use super::*;
     use crate::dsn::Secret;
+    use std::collections::{BTreeMap, BTreeSet};
 
     const FILE_DSN: &str = "sqlite:a.db";
 
@@ -904,6 +880,7 @@ mod tests {
             failover_steps: 1000,
             log_format: LogFormat::Text,
             access_tokens: None,
+            tag_limits: TagLimits::default(),
             cors_origins: CorsOrigins::Listed(Vec::new()),
             http_names: Vec::new(),
             admin: Some(AdminConfig {
@@ -934,6 +911,7 @@ mod tests {
             "FailoverSteps": 16, "AllowUnreliableFileSystem": "no", "LogFormat": "json",
             "AccessTokens": {"0123456789abcdef": "*", "a-token-for-two-tags": ["a", "\u00e9"]},
             "CorsOrigins": ["https://App.example.com"], "HttpNames": ["ids.example.com."],
+            "TagLimits": {"*": {"ids_per_second": 18, "burst": 19}, "a": {"ids_per_second": 20}},
             "AdminHost": "0.0.0.0", "AdminPort": 14, "AdminToken": "the-operator's-token",
             "AdminTokens": {"ann": "the-token-of-ann"},
             "AdminNames": ["Ids.example.com", "idalloc-0.idalloc_nodes"], "MetricsTags": 15
@@ -968,9 +946,16 @@ mod tests {
             failover_steps: 16,
             log_format: LogFormat::Json,
             access_tokens: Some(AccessTokens(BTreeMap::from([
-                ("0123456789abcdef".into(), AccessScope::All),
-                ("a-token-for-two-tags".into(), AccessScope::Tags(["a", "\u{e9}"].map(Into::into).into())),
+                ("0123456789abcdef".into(), AccessScope::All.into()),
+                (
+                    "a-token-for-two-tags".into(),
+                    AccessScope::Tags(["a", "\u{e9}"].map(Into::into).into()).into(),
+                ),
             ]))),
+            tag_limits: TagLimits {
+                named: BTreeMap::from([("a".into(), RateLimit { ids_per_second: 20, burst: 20 })]),
+                others: Some(RateLimit { ids_per_second: 18, burst: 19 }),
+            },
             cors_origins: CorsOrigins::Listed(vec!["https://app.example.com".into()]),
             http_names: vec!["ids.example.com".into()],
             admin: Some(AdminConfig {
@@ -1263,7 +1248,8 @@ mod tests {
             "DSN": "hunter2:hunter2@tcp(h)/db", "table": "ids.t$1", "HttpPort": 14, "AdminToken": "hunter2-hunter2-hunter2",
             "AccessTokens": {"hunter2-hunter2-hunter2": "*"}, "LogFormat": "json", "MetricsTags": 3,
             "AdminTokens": {"ann": "hunter2-hunter2-hunter3"}, "AdminNames": ["ids.example.com"],
-            "CorsOrigins": ["*"], "HttpNames": ["::1", "ids.example.com"]
+            "CorsOrigins": ["*"], "HttpNames": ["::1", "ids.example.com"],
+            "TagLimits": {"*": {"ids_per_second": 1}}
         });
         let config = parse(&text.to_string()).unwrap();
         let mut shown = config.shown();

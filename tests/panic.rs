@@ -26,6 +26,7 @@ fn a_panic_closes_its_connection_is_reported_and_frees_its_slot() {
         counters: Counters::default(),
         access: None,
         gate: Gate::default(),
+        admission: None,
     });
     // No configuration can ask for this: the deadline of a request that arrives in parts overflows, which panics.
     let limits = Limits {

@@ -46,6 +46,7 @@ fn handler(allocator: &Allocator) -> Handler {
         counters: Counters::default(),
         access: None,
         gate: Gate::default(),
+        admission: None,
     };
     Handler::new(allocator.handle(), Arc::new(service))
 }

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use serde_json::json;
 use socket2::SockRef;
 use support::server::{Client, PATIENCE, Response, Server, Setup};
 
@@ -43,6 +44,13 @@ const PEAK_GROWTH_MAX_KIB: u64 = 64 * 1024;
 /// More than minutes of all this come to; a table of bits for them has 2 GiB, and is filled from its start.
 const ID_MAX: usize = 1 << 34;
 
+/// The tag that somebody tries to use up, and what TagLimits leaves him.
+const BURNED: &str = "burned";
+const BURNED_IDS_PER_SECOND: u64 = 2_000;
+const BURNED_STEP: u64 = 500;
+/// As it is unless set.
+const SEGMENT_SECONDS: u64 = 10;
+
 const HEALTH: &str = "/health";
 const ALLOC: &str = "/alloc?app_tag=test_business";
 
@@ -63,10 +71,15 @@ fn honest_clients_notice_nothing_of_hostile_ones() {
         .key("HttpReadTimeout", SERVER_PATIENCE_MS)
         .key("HttpWriteTimeout", SERVER_PATIENCE_MS)
         .key("HttpBufferMemory", BUFFER_MEMORY_MIB)
+        .key("TagLimits", json!({BURNED: {"ids_per_second": BURNED_IDS_PER_SECOND}}))
         .admin()
         .key("AdminToken", TOKEN)
         .start();
     server.await_status(HEALTH, 200);
+    let table = rusqlite::Connection::open(dir.path().join("ids.db")).unwrap();
+    table.busy_timeout(PATIENCE).unwrap();
+    let insert = "INSERT INTO segments (app_tag, max_id, step) VALUES (?1, 0, ?2)";
+    table.execute(insert, (BURNED, BURNED_STEP.cast_signed())).unwrap();
     // They connect before the hostile ones: who is connected has a slot.
     let mut clients = Clients::connect(&server);
     clients.ask_until(Instant::now() + Duration::from_millis(500));
@@ -76,9 +89,14 @@ fn honest_clients_notice_nothing_of_hostile_ones() {
         let until = Instant::now() + Duration::from_millis(500);
         act(&mut Hostile { ports: [server.port(), server.admin_port()], until, rng: Rng::with_seed(0) });
     }
+    // What a first lease, and a first refusal, have the server load stays there.
+    let lease = format!("/segment?app_tag={BURNED}&count={BURNED_IDS_PER_SECOND}");
+    server.await_status(&lease, 200);
+    server.await_status(&lease, 429);
     let resident_before = server.resident_kib();
 
-    let until = Instant::now() + soak_time();
+    let began = Instant::now();
+    let until = began + soak_time();
     let (latencies, resident_peak) = thread::scope(|scope| {
         let hostile: Vec<_> = (1..)
             .zip(HOSTILE)
@@ -101,6 +119,14 @@ fn honest_clients_notice_nothing_of_hostile_ones() {
         (latencies.join().expect("no error"), peak)
     });
     check_latencies("honest requests", latencies);
+    let burned: i64 = {
+        let query = "SELECT max_id FROM segments WHERE app_tag = ?1";
+        table.query_row(query, [BURNED], |row| row.get(0)).unwrap()
+    };
+    // Beside what was handed out, what stands by: SegmentSeconds of it, twice.
+    let allowed = (began.elapsed().as_secs() + 2 + 2 * SEGMENT_SECONDS) * BURNED_IDS_PER_SECOND;
+    println!("{burned:>9} IDs reserved of the tag that was to be used up, {allowed} allowed");
+    assert!(burned <= allowed.cast_signed(), "{burned} IDs were reserved, and {allowed} allowed");
     assert!(
         resident_peak < resident_before + PEAK_GROWTH_MAX_KIB,
         "{resident_before} to {resident_peak} KiB"
@@ -263,7 +289,7 @@ fn probe(port: u16) -> Option<Response> {
 type Act = fn(&mut Hostile) -> usize;
 
 /// Each kind has a thread, and counts the connections that it made.
-const HOSTILE: [(&str, Act); 11] = [
+const HOSTILE: [(&str, Act); 12] = [
     ("requests that dribble in", dribble),
     ("clients that do not read", read_nothing),
     ("bodies that do not end", leave_bodies_unfinished),
@@ -275,6 +301,7 @@ const HOSTILE: [(&str, Act); 11] = [
     ("clients that speak TLS", speak_tls),
     ("strangers on the operator's port", be_silent_to_the_operator),
     ("uploads to the operator's port", upload_to_the_operator),
+    ("clients that lease without end", burn),
 ];
 
 /// A thread that means no good.
@@ -481,6 +508,28 @@ fn half_close(hostile: &mut Hostile) -> usize {
         served_at_all |= served > 0;
     });
     assert!(served_at_all, "{made} half-closed connections, and no answer");
+    made
+}
+
+/// Leases of a tag as fast as they can be asked for, of all sizes: the most that its limit lets through at once, and small
+/// ones that each want a reservation.
+fn burn(hostile: &mut Hostile) -> usize {
+    let lease = |count| request(&format!("/segment?app_tag={BURNED}&count={count}"));
+    let requests = [2, BURNED_STEP - 1, BURNED_STEP + 1, BURNED_IDS_PER_SECOND].map(lease).concat();
+    let (mut served, mut limited) = (0, 0);
+    let made = hostile.repeat(|_, mut stream| {
+        let sent = stream.write_all(requests.repeat(25).as_bytes());
+        if sent.and_then(|()| stream.shutdown(Shutdown::Write)).is_err() {
+            return;
+        }
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+        let received = read_rest(&mut stream);
+        assert_http(&received);
+        let answers = String::from_utf8_lossy(&received);
+        served += answers.matches("HTTP/1.1 200 ").count();
+        limited += answers.matches("HTTP/1.1 429 ").count();
+    });
+    assert!(served > 0 && limited > served, "{made} clients got {served} leases and {limited} refusals");
     made
 }
 

@@ -38,6 +38,7 @@ impl Exchange {
             counters: Counters::default(),
             access: None,
             gate: Gate::default(),
+            admission: None,
         };
         Exchange {
             handler: Handler::new(handle, Arc::new(service)),

@@ -20,6 +20,7 @@ use crate::alloc::skipped::REASONS;
 use crate::config::HttpEngine;
 use crate::counters::{BOUNDS_US, HistogramReading};
 use crate::escape::shown;
+use crate::http::admission::LimitedBy;
 use crate::http::buffer_memory::BufferMemory;
 use crate::http::counters::Route;
 use crate::http::response::STATUSES;
@@ -131,6 +132,12 @@ fn server_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
     if !requests.is_empty() {
         families.push(counter("idalloc_http_requests_total", "Requests answered.", requests));
     }
+    let limited = LimitedBy::ALL.iter().zip(totals.limited);
+    families.push(counter(
+        "idalloc_http_requests_limited_total",
+        "Requests for IDs that got 429, by the limit that they were over: their tag's, or their token's.",
+        limited.map(|(by, count)| counted(&[("by", by.name())], count)).collect(),
+    ));
     if admin.config.http_engine == HttpEngine::Tokio {
         for (name, help, bytes) in [
             ("idalloc_http_received_bytes_total", "Bytes received from clients.", totals.bytes_received),

@@ -14,6 +14,7 @@ use super::guard::Caller;
 use super::overview::{Overview, TagCounts};
 use super::problem::Problem;
 use crate::config::HttpEngine;
+use crate::http::admission::LimitedBy;
 use crate::readiness::Readiness;
 
 /// The commit that this program was built from, where the build says so.
@@ -59,6 +60,7 @@ fn status_of(admin: &Admin) -> Value {
         "engine": engine(admin),
         "store": store(admin),
         "tags": tag_counts(admin),
+        "requests_limited": requests_limited(admin),
         "config": admin.config.shown(),
     })
 }
@@ -84,6 +86,12 @@ fn store(admin: &Admin) -> Value {
         "last_error": status.last_error,
         "since_ms": epoch_ms(status.since),
     })
+}
+
+/// How many requests for IDs got 429, by the limit that they were over.
+fn requests_limited(admin: &Admin) -> Value {
+    let limited = admin.service.counters.totals().limited;
+    LimitedBy::ALL.iter().zip(limited).map(|(by, count)| (by.name().to_owned(), json!(count))).collect()
 }
 
 /// How many tags want an operator, of how many.

@@ -1,6 +1,7 @@
 //! `idalloc serve`: start, serve until told to stop, and end cleanly.
 
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -71,6 +72,7 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     let listen_error =
         |cause| RunError::Listen { address: format!("{}:{}", config.http_host, config.http_port), cause };
     let server = Server::start(&config, &allocator, memory::trim).map_err(listen_error)?;
+    warn_if_open(&config, server.address());
     let drain_time = config.drain_time;
     let (monitor, service) = (allocator.monitor(), server.service());
     runtime.spawn(supervise::run("the watch on readiness", move || {
@@ -130,6 +132,17 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     // An operator's change that the store does not answer would hold up the end otherwise.
     runtime.shutdown_background();
     end.map(drop).map_err(RunError::GivenUp)
+}
+
+/// Says so if others than this machine can take as many IDs as they like.
+fn warn_if_open(config: &Config, address: SocketAddr) {
+    if config.access_tokens.is_none() && !address.ip().to_canonical().is_loopback() {
+        warn!(
+            %address,
+            "everybody who reaches this port may have IDs: set AccessTokens, or HttpHost to an address that only your \
+             clients reach; TagLimits bounds what they take"
+        );
+    }
 }
 
 /// Prints what nobody need read: whoever started this server may have closed the output, or let it fill up.
@@ -226,7 +239,7 @@ fn unless_temporary(error: StoreError) -> Result<bool, StoreError> {
 }
 
 /// The address to open in a browser on this machine, where there is one.
-fn shown(address: std::net::SocketAddr) -> String {
+fn shown(address: SocketAddr) -> String {
     match address.ip() {
         ip if ip.is_unspecified() || ip.is_loopback() => format!("localhost:{}", address.port()),
         _ => address.to_string(),

@@ -7,6 +7,7 @@ use std::hash::BuildHasher as _;
 
 use subtle::ConstantTimeEq as _;
 
+use super::rate_limit::Limiter;
 use crate::config::{AccessScope, AccessTokens};
 
 /// All tokens.
@@ -18,11 +19,13 @@ pub struct Access {
     by_hash: HashMap<u64, Vec<Grant>>,
 }
 
-/// One token, and which tags it is for. Only compared, never shown.
+/// One token, and what it is good for. Only compared, never shown.
 pub struct Grant {
     token: Box<[u8]>,
     /// `None`: all of them.
     tags: Option<BTreeSet<String>>,
+    limiter: Option<Limiter>,
+    name: Option<Box<str>>,
 }
 
 impl Access {
@@ -30,12 +33,14 @@ impl Access {
     pub fn new(tokens: &AccessTokens) -> Self {
         let hasher = RandomState::new();
         let mut by_hash = HashMap::<_, Vec<_>>::new();
-        for (token, scope) in &tokens.0 {
-            let tags = match scope {
+        for (token, access) in &tokens.0 {
+            let tags = match &access.scope {
                 AccessScope::All => None,
                 AccessScope::Tags(tags) => Some(tags.clone()),
             };
-            let grant = Grant { token: token.as_bytes().into(), tags };
+            let limiter = access.limit.map(Limiter::new);
+            let name = access.name.as_deref().map(Into::into);
+            let grant = Grant { token: token.as_bytes().into(), tags, limiter, name };
             by_hash.entry(hasher.hash_one(token.as_bytes())).or_default().push(grant);
         }
         Self { hasher, by_hash }
@@ -52,6 +57,16 @@ impl Grant {
     /// Whether the token is for this tag.
     pub fn allows(&self, tag: &str) -> bool {
         self.tags.as_ref().is_none_or(|tags| tags.contains(tag))
+    }
+
+    /// How many IDs may be taken with it; `None`: as many as are asked for.
+    pub fn limiter(&self) -> Option<&Limiter> {
+        self.limiter.as_ref()
+    }
+
+    /// What it is called where it must not be shown.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 }
 
@@ -84,7 +99,8 @@ mod tests {
         fn a_token_is_good_for_its_own_tags_and_anything_else_for_none(
             tokens in tokens(), other in "[a-c]{0,18}", tag in "[a-c]{1,2}",
         ) {
-            let access = Access::new(&AccessTokens(tokens.clone()));
+            let all = tokens.iter().map(|(token, scope)| (token.clone(), scope.clone().into()));
+            let access = Access::new(&AccessTokens(all.collect()));
             for (token, scope) in &tokens {
                 let expected = match scope {
                     AccessScope::All => true,

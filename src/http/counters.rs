@@ -8,6 +8,7 @@ use std::time::Instant;
 use crossbeam_utils::CachePadded;
 use slab::Slab;
 
+use super::admission::LimitedBy;
 use super::buffer_memory::BufferMemory;
 use super::response::{Answer, STATUSES};
 use crate::counters::{Counter, Histogram, HistogramReading};
@@ -59,6 +60,7 @@ pub struct Tally {
     single_ids: Counter,
     other_requests: [[Counter; STATUSES.len()]; Route::ALL.len()],
     other_ids: Counter,
+    limited: [Counter; LimitedBy::ALL.len()],
     bytes_received: Counter,
     bytes_sent: Counter,
 }
@@ -91,6 +93,11 @@ impl Tally {
         });
     }
 
+    /// Takes note of a request that is over a limit, which is answered with 429.
+    pub fn limited(&self, by: LimitedBy) {
+        self.limited[by as usize].add(1);
+    }
+
     /// Takes note of bytes that came in.
     #[inline]
     pub fn received(&self, bytes: usize) {
@@ -111,6 +118,8 @@ pub struct Totals {
     pub answers: [[u64; STATUSES.len()]; Route::ALL.len()],
     /// IDs in answers.
     pub ids: u64,
+    /// Requests that were over a limit, by [`LimitedBy::ALL`].
+    pub limited: [u64; LimitedBy::ALL.len()],
     /// Bytes that came in; with `may_minihttp`, which does not tell, none.
     pub bytes_received: u64,
     /// Bytes that the kernel has taken; with `may_minihttp` none.
@@ -126,6 +135,7 @@ impl Totals {
             sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count.get());
         }
         self.ids += single_ids + tally.other_ids.get();
+        self.limited.iter_mut().zip(&tally.limited).for_each(|(sum, count)| *sum += count.get());
         self.bytes_received += tally.bytes_received.get();
         self.bytes_sent += tally.bytes_sent.get();
     }
@@ -292,6 +302,7 @@ mod tests {
             let error = ApiError { status, message: String::new(), header: None };
             other.answered(Route::Other, &Answer::Error(error));
         }
+        other.limited(LimitedBy::Token);
         other.received(5);
         other.sent(6);
         let totals = counters.totals();
@@ -299,6 +310,7 @@ mod tests {
         assert_eq!(count(&totals, Route::Segment, 200), 1);
         assert!(STATUSES.iter().skip(1).all(|(status, _)| count(&totals, Route::Other, *status) == 1));
         assert_eq!((totals.ids, totals.bytes_received, totals.bytes_sent), (1 + 20 + 1 + 3, 5, 6));
+        assert_eq!(totals.limited, [0, 1]);
         assert_eq!(totals.requests(), 4 + STATUSES.len() as u64 - 1);
         counters.end_tally(first);
         assert_eq!(counters.totals(), totals);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 
 use super::access::{Access, Grant, bearer};
+use super::admission::Admission;
 use super::body::{Body, Media};
 use super::counters::{Counters, Route, Tally, Wait};
 use super::json;
@@ -43,6 +44,8 @@ pub struct Service {
     pub access: Option<Access>,
     /// Whose pages may ask, and by which names.
     pub gate: Gate,
+    /// How many IDs may be taken; `None`: as many as are asked for.
+    pub admission: Option<Admission>,
 }
 
 impl Service {
@@ -196,7 +199,12 @@ impl Handler {
         if !is_for_one || !is_plain || gate.refusal(&request.sender).is_some() {
             return None;
         }
-        let tag = allowed(self.grant(request).ok()?, required_tag(request).ok()?).ok()?;
+        let grant = self.grant(request).ok()?;
+        let tag = allowed(grant, required_tag(request).ok()?).ok()?;
+        // What is limited must be looked at each time.
+        if self.service.admission.as_ref().is_some_and(|admission| admission.limits(&tag, grant)) {
+            return None;
+        }
         count(request, self.service.batch_max).ok()?.is_none().then_some(tag)
     }
 
@@ -233,6 +241,7 @@ impl Handler {
         if request.method == Method::Head {
             return Ok(self.claim(Route::Alloc, &tag, Want::Left, Form::Unclaimed));
         }
+        self.admit(grant, &tag, count.unwrap_or(1))?;
         match count {
             Some(count) => Ok(self.claim(Route::Alloc, &tag, Want::Ids(count), Form::AsGranted)),
             None => Ok(match self.handle.next_id(&tag) {
@@ -248,11 +257,11 @@ impl Handler {
         let limit = self.service.lease_max;
         let count = count(request, limit)?
             .ok_or_else(|| bad_request(format!("count is missing: give the IDs to lease, 1 to {limit}")))?;
-        let (want, form) = match request.method {
-            Method::Head => (Want::Left, Form::Unclaimed),
-            _ => (Want::Lease(count), Form::AsGranted),
-        };
-        Ok(self.claim(Route::Segment, &tag, want, form))
+        if request.method == Method::Head {
+            return Ok(self.claim(Route::Segment, &tag, Want::Left, Form::Unclaimed));
+        }
+        self.admit(grant, &tag, count)?;
+        Ok(self.claim(Route::Segment, &tag, Want::Lease(count), Form::AsGranted))
     }
 
     /// Balancers ask for the node's health by any name, and that takes and tells nothing; a tag's is told as its IDs are given.
@@ -293,6 +302,19 @@ impl Handler {
             None => Ok(None),
             Some(access) => token_grant(access, request).map(Some),
         }
+    }
+
+    /// Has the limits of the tag and of the token take so many IDs, or says why not.
+    #[inline]
+    fn admit(&self, grant: Option<&Grant>, tag: &str, ids: u64) -> Result<(), ApiError> {
+        let Some(admission) = &self.service.admission else { return Ok(()) };
+        admission.take(tag, grant, ids, |tag| self.handle.is_listed(tag)).map_err(|refusal| {
+            let error = admission.answer(&refusal, tag, grant, ids);
+            if error.status == 429 {
+                self.tally.limited(refusal.by);
+            }
+            error
+        })
     }
 
     fn claim(&mut self, route: Route, tag: &str, want: Want, form: Form) -> Reply {

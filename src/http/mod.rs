@@ -1,6 +1,7 @@
 //! The HTTP server: an engine moves bytes, [`handler`] knows the API.
 
 pub mod access;
+pub mod admission;
 pub mod authority;
 pub mod body;
 pub(crate) mod buffer_memory;
@@ -12,6 +13,7 @@ mod json;
 pub(crate) mod linger;
 pub mod origin;
 mod queued;
+pub mod rate_limit;
 pub mod request;
 pub mod response;
 
@@ -28,6 +30,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::alloc::Allocator;
 use crate::config::{Config, HttpEngine};
 use access::Access;
+use admission::Admission;
 use counters::Counters;
 use handler::{Handler, Service};
 use origin::Gate;
@@ -94,6 +97,7 @@ impl Server {
             counters: Counters::default(),
             access: config.access_tokens.as_ref().map(Access::new),
             gate: Gate::new(&config.http_names, &config.cors_origins),
+            admission: Admission::new(config),
         });
         let limits = Limits {
             workers: config.workers,

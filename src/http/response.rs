@@ -212,7 +212,7 @@ fn write_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
 }
 
 /// Every status that is used here, with its reason phrase; success is the first.
-pub const STATUSES: [(u16, &str); 17] = [
+pub const STATUSES: [(u16, &str); 18] = [
     (200, "OK"),
     (400, "Bad Request"),
     (401, "Unauthorized"),
@@ -225,6 +225,7 @@ pub const STATUSES: [(u16, &str); 17] = [
     (415, "Unsupported Media Type"),
     (417, "Expectation Failed"),
     (421, "Misdirected Request"),
+    (429, "Too Many Requests"),
     (431, "Request Header Fields Too Large"),
     (500, "Internal Server Error"),
     (501, "Not Implemented"),

@@ -458,6 +458,11 @@ impl Handle {
         self.tags.get(tag).map(|handle| TagHandle::new(handle.tag().clone()))
     }
 
+    /// Whether there is such a tag, as far as is known.
+    pub fn is_listed(&self, tag: &str) -> bool {
+        self.tags.contains_key(tag) || self.shared.directory.load().get(tag).is_some()
+    }
+
     /// Claims what is wanted of `tag` if that needs no waiting, and begins to wait for it otherwise.
     pub fn claim(&mut self, tag: &str, want: Want) -> Outcome {
         let mut got = Ids::new();

@@ -1,5 +1,6 @@
 //! States that come and go: what the log is told of them.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// The least time between the beginnings that the log is told of.
@@ -51,9 +52,51 @@ impl Recurrence {
     }
 }
 
+/// A [`Recurrence`] that many threads see happen, often: without a lock, and with times in nanoseconds since they began to.
+#[derive(Debug, Default)]
+pub struct SharedRecurrence {
+    untold: AtomicU64,
+    due_ns: AtomicU64,
+}
+
+impl SharedRecurrence {
+    /// As [`Recurrence::happens`].
+    pub fn happens(&self, now_ns: u64) -> Option<u64> {
+        // Relaxed, here and below: counts, and one number that the first to come changes.
+        self.untold.fetch_add(1, Relaxed);
+        let due_ns = self.due_ns.load(Relaxed);
+        if now_ns < due_ns {
+            return None;
+        }
+        let next_ns = now_ns + PAUSE.as_nanos() as u64;
+        self.due_ns.compare_exchange(due_ns, next_ns, Relaxed, Relaxed).ok()?;
+        Some(self.untold.swap(0, Relaxed))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_many_threads_see_recur_is_told_of_by_one_of_them() {
+        let recurrence = SharedRecurrence::default();
+        let told = |now_ns| -> Vec<u64> {
+            std::thread::scope(|scope| {
+                let threads = [(); 4].map(|()| {
+                    scope.spawn(|| (0..100).filter_map(|_| recurrence.happens(now_ns)).collect::<Vec<_>>())
+                });
+                threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+            })
+        };
+        let first = told(0);
+        let pause_ns = PAUSE.as_nanos() as u64;
+        assert!(first.len() == 1 && told(pause_ns - 1).is_empty());
+        let second = told(pause_ns);
+        assert_eq!(second.len(), 1);
+        let last = recurrence.happens(2 * pause_ns).unwrap();
+        assert_eq!(first[0] + second[0] + last, 3 * 400 + 1, "none is lost");
+    }
 
     #[test]
     fn what_recurs_is_told_of_at_a_bounded_rate_and_with_its_count() {

@@ -197,6 +197,7 @@ mod tests {
             counters: Counters::default(),
             access: None,
             gate: Gate::default(),
+            admission: None,
         };
         let (port, mut arrivals) = port();
         let mut acceptor = Acceptor::new(vec![port], 100, Arc::new(service));
