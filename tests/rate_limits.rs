@@ -25,6 +25,7 @@ on_each_engine! {
     a_token_has_one_limit_for_all_its_tags
     what_one_limit_refuses_costs_the_other_nothing
     no_more_is_handed_out_than_the_limit_allows
+    small_leases_share_reservations
     the_log_tells_of_refusals_at_a_bounded_rate
     a_port_that_others_reach_is_warned_of_unless_there_are_tokens
 }
@@ -366,6 +367,31 @@ fn ids_of(response: &Response) -> u64 {
         (_, Value::Array(ids)) => ids.len() as u64,
         _ => body["end"].as_u64().unwrap() - body["start"].as_u64().unwrap(),
     }
+}
+
+/// A limit bounds commits only if each of them is for a step at least, whatever is left of the pieces in memory: those do
+/// not adjoin, because two servers reserve in turn.
+fn small_leases_share_reservations(engine: &str) {
+    const LEASES: u64 = 700;
+    const IDS: u64 = 70;
+    let directory = tempfile::tempdir().unwrap();
+    with_tags(directory.path(), &["leases"]);
+    let servers = [(); 2].map(|()| start(setup(directory.path(), engine).admin()));
+    let mut clients = servers.each_ref().map(Server::connect);
+    for _ in 0..LEASES / 2 {
+        for client in &mut clients {
+            assert_eq!(ids_of(&client.get(&format!("/segment?app_tag=leases&count={IDS}"))), IDS);
+        }
+    }
+    let reservations = |server: &Server| -> u64 {
+        let figures = server.admin().get_admin("/metrics").body;
+        let name = "idalloc_reservations_total{result=\"ok\"} ";
+        let count = figures.lines().find_map(|line| line.strip_prefix(name));
+        count.unwrap_or_else(|| panic!("{figures}")).parse().unwrap()
+    };
+    let reservations: u64 = servers.iter().map(reservations).sum();
+    // 1000 is the step; both servers have two segments of both tags from the start.
+    assert!(reservations <= LEASES * IDS / 1000 + 16, "{reservations} for {LEASES} leases");
 }
 
 fn the_log_tells_of_refusals_at_a_bounded_rate(engine: &str) {
