@@ -55,7 +55,7 @@ galera:
 
 lint:
 	cargo fmt --check
-	cargo clippy --locked --all-targets --all-features -- -D warnings
+	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo clippy --locked --package idalloc-store --no-default-features --features mysql -- -D warnings
 	cargo clippy --locked --package idalloc-store --no-default-features --features sqlite -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items

@@ -11,4 +11,4 @@ for tool in wrk oha nginx taskset; do
 done
 (cd .. && cargo build --release --locked --quiet && cargo bench --locked --quiet --no-run)
 cargo build --release --locked --quiet --bins
-exec target/release/bench "$@"
+exec ../target/release/bench "$@"

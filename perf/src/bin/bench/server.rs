@@ -103,7 +103,7 @@ impl Server {
 
     fn peer(name: &str, args: &[&str]) -> Result<Server> {
         Server::launch(tempfile::tempdir()?, |_, port| {
-            let mut command = command(&format!("target/release/{name}"), []);
+            let mut command = command(&format!("../target/release/{name}"), []);
             command.arg(port.to_string()).args(args);
             Ok(command)
         })
