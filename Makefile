@@ -29,12 +29,14 @@ soak:
 # What needs more of Debian's packages than `make test` installs.
 e2e: deps
 	sh tests/install-e2e.sh
-	cargo test --locked --features e2e --test e2e
+	cargo build --locked
+	cargo test --locked --package idalloc-e2e
 
 # The pictures of the dashboard in docs/screenshots.
 screenshots:
 	sh tests/install-e2e.sh
-	IDALLOC_SCREENSHOTS=$(CURDIR)/docs/screenshots cargo test --locked --features e2e --test e2e it_fits
+	cargo build --locked
+	IDALLOC_SCREENSHOTS=$(CURDIR)/docs/screenshots cargo test --locked --package idalloc-e2e it_fits
 
 # Ten thousand seeds of the allocator's simulation; `make test` runs as many as fit into 15 s.
 simulation:

@@ -1,12 +1,11 @@
 //! AccessTokens on the hot port, over real sockets: on both engines, and whatever the worker remembers.
 
-#[macro_use]
-mod support;
+use idalloc_testing::on_each_engine;
 
 use std::path::Path;
 
+use idalloc_testing::server::{Client, PATIENCE, Response, Server, Setup};
 use serde_json::json;
-use support::server::{Client, PATIENCE, Response, Server, Setup};
 
 const ALL: &str = "a-token-for-everything";
 const ONE: &str = "a-token-for-one-tag-only";

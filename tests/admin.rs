@@ -1,7 +1,6 @@
 //! The operator's port over real sockets.
 
-#[macro_use]
-mod support;
+use idalloc_testing::on_each_engine;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -10,9 +9,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use idalloc_testing::mariadb::{MariaDb, free_port};
+use idalloc_testing::server::{Client, PATIENCE, Response, Server, Setup};
 use serde_json::{Value, json};
-use support::mariadb::{MariaDb, free_port};
-use support::server::{Client, PATIENCE, Response, Server, Setup};
 
 const TOKEN: &str = "hunter2-hunter2-hunter2";
 

@@ -1,13 +1,11 @@
 //! Connections to the operator's port that end early, or late.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::server::{Client, PATIENCE, Server, Setup};
+use idalloc_testing::server::{Client, PATIENCE, Server, Setup};
 
 /// How long a head may take to arrive there.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,27 +1,24 @@
 //! Tags added, changed and deleted through the operator's port, on both stores. Each answer is held against the OpenAPI
 //! document that the port serves.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
 use idalloc::bounds::MAX_ID_MAX;
+use idalloc_testing::mariadb::PASSWORD;
+use idalloc_testing::proxy::{Loss, Proxy};
+use idalloc_testing::server::{Client, PATIENCE, Response, Server, Setup};
+use idalloc_testing::store::Store;
 use serde_json::{Value, json};
-use support::mariadb::PASSWORD;
-use support::proxy::{Loss, Proxy};
-use support::server::{Client, PATIENCE, Response, Server, Setup};
-use support::store::Store;
 
 const TOKEN: &str = "hunter2-hunter2-hunter2";
 const JSON: &str = "Content-Type: application/json";
 
-impl Store {
-    /// A store that gives up soon when its database does not answer.
-    fn impatient_mariadb() -> Store {
-        let store = Store::mariadb();
-        Store { dsn: format!("{}?timeout=1s", store.dsn), ..store }
-    }
+/// A server that is told to read the table by its operator.
+trait Operated {
+    fn start(&self) -> Server;
+}
 
+impl Operated for Store {
     fn start(&self) -> Server {
         // The table is read when somebody asks for it, and at no other time while a test lasts.
         let server = Setup::on(&self.dsn)

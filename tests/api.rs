@@ -1,31 +1,12 @@
 //! The API over real sockets: every case on both stores and on both engines.
 
-mod support;
-
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use support::server::{Server, Setup};
-use support::store::Store;
+use idalloc_testing::server::{Server, Setup};
+use idalloc_testing::store::Store;
 
 const ENGINES: [&str; 2] = ["tokio", "may_minihttp"];
-
-impl Store {
-    /// Adds a row, or changes its step.
-    fn set_row(&self, tag: &str, step: i64) {
-        let or_change = match &self.database {
-            Some(_) => "ON DUPLICATE KEY UPDATE",
-            None => "ON CONFLICT (app_tag) DO UPDATE SET",
-        };
-        self.exec(&format!(
-            "INSERT INTO segments (app_tag, max_id, step) VALUES ('{tag}', 0, {step}) {or_change} step = {step}"
-        ));
-    }
-
-    fn delete_row(&self, tag: &str) {
-        self.exec(&format!("DELETE FROM segments WHERE app_tag = '{tag}'"));
-    }
-}
 
 /// Runs `case` on each store with each engine, with rows that may be changed beforehand.
 fn everywhere(prepare: impl Fn(&Store), keys: &[(&str, i64)], case: impl Fn(&Server, &Store)) {
@@ -75,7 +56,7 @@ fn the_transcript_of_the_readme() {
 }
 
 fn await_row(store: &Store, tag: &str, max_id: i64) {
-    let deadline = std::time::Instant::now() + support::server::PATIENCE;
+    let deadline = std::time::Instant::now() + idalloc_testing::server::PATIENCE;
     while store.max_id(tag) != max_id {
         assert!(std::time::Instant::now() < deadline, "max_id stays at {}", store.max_id(tag));
         thread::yield_now();
@@ -249,7 +230,7 @@ fn two_hundred_callers_at_step_one() {
             .map(|_| {
                 let start = start.clone();
                 thread::spawn(move || {
-                    let mut client = support::server::Client::connect(port);
+                    let mut client = idalloc_testing::server::Client::connect(port);
                     start.wait();
                     (0..5).map(|_| client.get("/alloc?app_tag=one")).collect::<Vec<_>>()
                 })
@@ -342,7 +323,7 @@ fn the_step_may_change_under_load() {
             .map(|_| {
                 let stop = stop.clone();
                 thread::spawn(move || {
-                    let mut client = support::server::Client::connect(port);
+                    let mut client = idalloc_testing::server::Client::connect(port);
                     let mut ids = Vec::new();
                     while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                         ids.push(client.get("/alloc?app_tag=moving").id());
@@ -354,7 +335,7 @@ fn the_step_may_change_under_load() {
         for step in [1, 1000, 3, 50_000, 7] {
             let before = store.max_id("moving");
             store.set_row("moving", step);
-            let deadline = std::time::Instant::now() + support::server::PATIENCE;
+            let deadline = std::time::Instant::now() + idalloc_testing::server::PATIENCE;
             while store.max_id("moving") == before && std::time::Instant::now() < deadline {
                 thread::yield_now();
             }

@@ -3,8 +3,6 @@
 //! Three servers, of both engines, share one row with a participant that reserves as go-id-alloc does. Faults come from a
 //! seed, which is printed; IDALLOC_CHAOS_SEED repeats it. They last for 40 s, or as long as IDALLOC_CHAOS_SECONDS says.
 
-mod support;
-
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,15 +10,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use idalloc_testing::ledger::Ledger;
+use idalloc_testing::load::{Load, Seen, Wish};
+use idalloc_testing::mariadb::{MariaDb, PASSWORD};
+use idalloc_testing::node::Node;
+use idalloc_testing::proxy::{Loss, Proxy};
+use idalloc_testing::rounds::{from_env, rest};
+use idalloc_testing::server::{PATIENCE, Server, Setup};
 use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder};
-use support::ledger::Ledger;
-use support::load::{Load, Seen, Wish};
-use support::mariadb::{MariaDb, PASSWORD};
-use support::node::Node;
-use support::proxy::{Loss, Proxy};
-use support::rounds::{from_env, rest};
-use support::server::{PATIENCE, Server, Setup};
 use tempfile::TempDir;
 
 const TAG: &str = "orders";
@@ -104,7 +102,7 @@ impl Site {
     }
 
     fn load(&self, ledger: &Arc<Ledger>, rng: &mut Rng) -> Load {
-        let mut load = Load::new();
+        let mut load = Load::default();
         for node in &self.nodes {
             for _ in 0..ID_CLIENTS_PER_SERVER {
                 load.add(ledger, node.port(), TAG, Wish::Ids, rng.u64(..));

@@ -1,7 +1,5 @@
 //! `idalloc check`: what it says of the account, the rows, the files and the ports, in words and as JSON.
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -9,9 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 use idalloc::store::report::Code;
+use idalloc_testing::mariadb::{MariaDb, free_port, server_account};
+use idalloc_testing::program::{Ended, Run};
 use serde_json::{Value, json};
-use support::mariadb::{MariaDb, free_port, server_account};
-use support::program::{Ended, Run};
 use tempfile::TempDir;
 
 const SECRET: &str = "hunter2-hunter2-hunter2";

@@ -1,10 +1,8 @@
-//! The dashboard's files over real sockets; tests/e2e/browser.rs looks at the page in a browser.
-
-mod support;
+//! The dashboard's files over real sockets; crates/e2e/src/browser.rs looks at the page in a browser.
 
 use std::collections::BTreeMap;
 
-use support::server::{Response, Server, Setup};
+use idalloc_testing::server::{Response, Server, Setup};
 use tempfile::TempDir;
 
 const TOKEN: &str = "a-token-of-the-operators";

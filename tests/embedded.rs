@@ -1,7 +1,5 @@
 //! The embedded file: one file under one name, or no IDs; and never a new one in the place of one that was there.
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::ledger::Ledger;
-use support::program::Run;
-use support::server::{Client, PATIENCE, Server, Setup};
+use idalloc_testing::ledger::Ledger;
+use idalloc_testing::program::Run;
+use idalloc_testing::server::{Client, PATIENCE, Server, Setup};
 use tempfile::TempDir;
 
 const ALLOC: &str = "/alloc?app_tag=test_business";

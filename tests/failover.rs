@@ -5,20 +5,18 @@
 //! nothing of the tag. Timings come from a seed, which is printed; IDALLOC_FAILOVER_SEED repeats it.
 //! IDALLOC_FAILOVER_ROUNDS says how many losses each test has.
 
-mod support;
-
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
 use fastrand::Rng;
-use support::consumer::Consumer;
-use support::ledger::Ledger;
-use support::mariadb::MariaDb;
-use support::proxy::Proxy;
-use support::replication::Pair;
-use support::rounds::{from_env, rest};
-use support::server::{Server, Setup};
+use idalloc_testing::consumer::Consumer;
+use idalloc_testing::ledger::Ledger;
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::proxy::Proxy;
+use idalloc_testing::replication::Pair;
+use idalloc_testing::rounds::{from_env, rest};
+use idalloc_testing::server::{Server, Setup};
 use tempfile::TempDir;
 
 const ROUNDS: u64 = 3;

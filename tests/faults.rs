@@ -1,8 +1,7 @@
 //! Real faults: a store that is away, that is killed, that is silent or locked; clients that ask for nonsense, that are
 //! too many, too slow or too fast; and a server that is told to stop in the middle of it.
 
-#[macro_use]
-mod support;
+use idalloc_testing::on_each_engine;
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -12,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::server::{Client, PATIENCE, Response, Server, Setup, is_gone};
 use mysql::prelude::Queryable;
-use support::mariadb::MariaDb;
-use support::server::{Client, PATIENCE, Response, Server, Setup, is_gone};
 
 on_each_engine! {
     a_store_that_is_down_at_start_is_waited_for

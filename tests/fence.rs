@@ -1,16 +1,14 @@
 //! A row that was set back: what a fence is ended by, and what is not taken for a loss. Two servers share one table, and
 //! every ID that either hands out is in a ledger.
 
-mod support;
-
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::ledger::Ledger;
-use support::mariadb::MariaDb;
-use support::program::Run;
-use support::server::{Client, PATIENCE, Server, Setup};
+use idalloc_testing::ledger::Ledger;
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::program::Run;
+use idalloc_testing::server::{Client, PATIENCE, Server, Setup};
 use tempfile::TempDir;
 
 const TAG: &str = "test_business";

@@ -1,7 +1,5 @@
 //! What a node's health is, and what it costs to ask for it: the same with 300,000 tags as with a thousand.
 
-mod support;
-
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,7 +11,7 @@ use idalloc::alloc::memory::Table;
 use idalloc::alloc::watermark::Watermarks;
 use idalloc::alloc::{Allocator, AllocatorConfig, Granted, Handle, Health, Outcome, StoreFactory, Want};
 use idalloc::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow};
-use support::server::PATIENCE;
+use idalloc_testing::server::PATIENCE;
 
 /// How often a measurement asks.
 const ASKED: u32 = 1000;

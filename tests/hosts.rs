@@ -1,17 +1,15 @@
 //! A DSN of two hosts that both take writes, of which one lacks what the other has: none of it is handed out twice.
 
-mod support;
-
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::consumer::Consumer;
-use support::ledger::Ledger;
-use support::mariadb::MariaDb;
-use support::proxy::Proxy;
-use support::replication::Pair;
-use support::server::{Server, Setup};
+use idalloc_testing::consumer::Consumer;
+use idalloc_testing::ledger::Ledger;
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::proxy::Proxy;
+use idalloc_testing::replication::Pair;
+use idalloc_testing::server::{Server, Setup};
 use tempfile::TempDir;
 
 const TAG: &str = "test_business";

@@ -1,12 +1,11 @@
 //! Bodies of a POST that are no forms: over real sockets, on both engines.
 
-#[macro_use]
-mod support;
+use idalloc_testing::on_each_engine;
 
 use std::path::Path;
 
+use idalloc_testing::server::{Client, Response, Server, Setup};
 use serde_json::{Value, json};
-use support::server::{Client, Response, Server, Setup};
 
 const TOKEN: &str = "a-token-for-everything";
 

@@ -1,7 +1,6 @@
 //! The log: a line for each change of state, with its cause, and few of them when a state flaps.
 
-#[macro_use]
-mod support;
+use idalloc_testing::on_each_engine;
 
 use std::fs::File;
 use std::io::Read;
@@ -10,9 +9,9 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::server::{Client, PATIENCE, Server, Setup};
 use serde_json::json;
-use support::mariadb::MariaDb;
-use support::server::{Client, PATIENCE, Server, Setup};
 
 on_each_engine! {
     connections_that_hover_around_their_limit_are_told_of_once
@@ -222,7 +221,7 @@ fn a_log_on_a_full_device_or_a_closed_pipe_is_no_reason_to_stop(engine: &str) {
     let full = File::options().write(true).open("/dev/full").unwrap();
     for stderr in [std::os::fd::OwnedFd::from(closed), full.into()] {
         let directory = tempfile::tempdir().unwrap();
-        let clock = support::clock::Clock::new();
+        let clock = idalloc_testing::clock::Clock::default();
         let setup = Setup::embedded(&directory.path().join("ids.db")).key("HttpEngine", engine).admin();
         let mut server = setup.clock(&clock).env("RUST_LOG", "trace").log_to(stderr).start();
         server.await_status("/health", 200);

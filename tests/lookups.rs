@@ -1,13 +1,11 @@
 //! Tags that are added while a server runs, to a table so large that it is not read every second.
 
-mod support;
-
 use std::thread;
 use std::time::{Duration, Instant};
 
+use idalloc_testing::server::{Server, Setup};
+use idalloc_testing::store::Store;
 use mysql::prelude::Queryable;
-use support::server::{Server, Setup};
-use support::store::Store;
 
 /// What README promises of a new row.
 const PROMISED: Duration = Duration::from_secs(1);

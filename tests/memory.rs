@@ -1,12 +1,10 @@
 //! What a server keeps of tags that are gone.
 
-mod support;
-
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::mariadb::MariaDb;
-use support::server::{PATIENCE, Server, Setup};
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::server::{PATIENCE, Server, Setup};
 
 const TAGS: usize = 20_000;
 /// What the driver reads into, for each session with the database. It fills up from statement to statement and stays.

@@ -1,16 +1,14 @@
 //! The SQL of docs/OPERATING.md, as an operator runs it: old servers and idalloc at work side by side, and no ID twice.
 
-mod support;
-
 use std::collections::HashSet;
 use std::ops::Range;
 
+use idalloc_testing::ledger::Ledger;
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::program::Run;
+use idalloc_testing::server::{Server, Setup};
 use mysql::Conn;
 use mysql::prelude::Queryable;
-use support::ledger::Ledger;
-use support::mariadb::MariaDb;
-use support::program::Run;
-use support::server::{Server, Setup};
 
 const GUIDE: &str = include_str!("../docs/OPERATING.md");
 const TAG: &str = "orders";

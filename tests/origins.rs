@@ -1,12 +1,11 @@
 //! Pages of other sites, and names of other servers, on the port for clients: over real sockets, on both engines.
 
-#[macro_use]
-mod support;
+use idalloc_testing::on_each_engine;
 
 use std::path::Path;
 
+use idalloc_testing::server::{Client, PATIENCE, Response, Server, Setup};
 use serde_json::{Value, json};
-use support::server::{Client, PATIENCE, Response, Server, Setup};
 
 const TARGETS: [&str; 4] = [
     "/alloc?app_tag=test_business",

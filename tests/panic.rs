@@ -1,7 +1,5 @@
 //! A bug in the code that serves a connection costs that connection, and nothing else.
 
-mod support;
-
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -11,8 +9,8 @@ use idalloc::http::counters::Counters;
 use idalloc::http::handler::{Handler, Service};
 use idalloc::http::origin::Gate;
 use idalloc::http::{Limits, engine_tokio::Engine};
-use support::server::Client;
-use support::store::embedded_allocator;
+use idalloc_testing::server::Client;
+use idalloc_testing::store::embedded_allocator;
 
 #[test]
 fn a_panic_closes_its_connection_is_reported_and_frees_its_slot() {

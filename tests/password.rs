@@ -1,8 +1,6 @@
 //! A server that is not the database, or stands between it and here: it asks for the password in every way that the
 //! protocol has, and does not get it.
 
-mod support;
-
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,9 +13,9 @@ use std::thread;
 use idalloc::config::TableSpec;
 use idalloc::dsn::Dsn;
 use idalloc::store::{self, StoreError, StoreReport};
-use support::mariadb::{MariaDb, PASSWORD};
-use support::proxy::Proxy;
-use support::server::{PATIENCE, Setup};
+use idalloc_testing::mariadb::{MariaDb, PASSWORD};
+use idalloc_testing::proxy::Proxy;
+use idalloc_testing::server::{PATIENCE, Setup};
 use tempfile::TempDir;
 
 /// What a rogue must not learn.

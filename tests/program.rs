@@ -1,7 +1,6 @@
 //! The program from outside: its command line, its configuration, its store at start, and its end.
 
-#[macro_use]
-mod support;
+use idalloc_testing::on_each_engine;
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -9,12 +8,12 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use idalloc_testing::mariadb::{MariaDb, PASSWORD, free_port};
+use idalloc_testing::program::{Ended, Run};
+use idalloc_testing::server::{Client, PATIENCE, Server, Setup};
 use mysql::Conn;
 use mysql::prelude::Queryable;
 use serde_json::{Value, json};
-use support::mariadb::{MariaDb, PASSWORD, free_port};
-use support::program::{Ended, Run};
-use support::server::{Client, PATIENCE, Server, Setup};
 
 const ENGINES: [&str; 2] = ["tokio", "may_minihttp"];
 

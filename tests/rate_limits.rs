@@ -1,14 +1,13 @@
 //! TagLimits and the limits of AccessTokens, over real sockets: on both engines, and whichever way IDs are asked for.
 
-#[macro_use]
-mod support;
+use idalloc_testing::on_each_engine;
 
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use idalloc_testing::server::{Client, PATIENCE, Response, Server, Setup};
 use serde_json::{Value, json};
-use support::server::{Client, PATIENCE, Response, Server, Setup};
 
 const SINGLE: &str = "/alloc?app_tag=test_business";
 const BILLING: &str = "a-token-of-the-billing";

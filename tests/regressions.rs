@@ -1,10 +1,8 @@
 //! Faults that were found once: symptom, cause, and what mended it.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
-use support::server::{Client, Setup};
+use idalloc_testing::server::{Client, Setup};
 
 /// Symptom: a connection was never closed for being idle, and held up the end of the server.
 /// Cause: tokio calls a socket readable until a read returns less than was asked for; after one that filled the buffer

@@ -1,17 +1,15 @@
 //! A clean end gives back what was not handed out, and a restart goes on where it left off.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use idalloc::config::TableSpec;
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::proxy::Proxy;
+use idalloc_testing::server::{Client, PATIENCE, Server, Setup};
 use mysql::prelude::Queryable;
-use support::mariadb::MariaDb;
-use support::proxy::Proxy;
-use support::server::{Client, PATIENCE, Server, Setup};
 
 const ENGINES: [&str; 2] = ["tokio", "may_minihttp"];
 

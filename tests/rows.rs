@@ -1,11 +1,9 @@
 //! Rows that cannot be read: told apart from rows that are not there, and named wherever somebody looks.
 
-mod support;
-
+use idalloc_testing::program::{Ended, Run};
+use idalloc_testing::server::{Server, Setup};
+use idalloc_testing::store::Store;
 use serde_json::{Value, json};
-use support::program::{Ended, Run};
-use support::server::{Server, Setup};
-use support::store::Store;
 
 /// Runs the program on the store, beside the server.
 fn run(store: &Store, args: &[&str]) -> Ended {

@@ -1,17 +1,15 @@
 //! Sessions with MySQL: what a server makes of them before they are ours, how few it may grant, and how slow it may be.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
 use idalloc::config::TableSpec;
 use idalloc::dsn::Dsn;
 use idalloc::store::mysql::MySqlStore;
 use idalloc::store::{SegmentStore, StoreError, TagDetails, TagStore};
+use idalloc_testing::mariadb::{MariaDb, PASSWORD};
+use idalloc_testing::proxy::Proxy;
+use idalloc_testing::store::Reserve;
 use mysql::prelude::Queryable;
-use support::mariadb::{MariaDb, PASSWORD};
-use support::proxy::Proxy;
-use support::store::Reserve;
 
 /// A user without the privileges that excuse from `init_connect`.
 const USER: &str = "ids:secret";

@@ -1,17 +1,15 @@
 //! Tags from the shell, on both stores: `idalloc tag`, `schema` and `init`, beside a running server and without one.
 
-mod support;
-
 use std::process::Stdio;
 use std::time::Instant;
 
+use idalloc_testing::mariadb::{MariaDb, PASSWORD};
+use idalloc_testing::program::{Ended, Run};
+use idalloc_testing::proxy::{Loss, Proxy};
+use idalloc_testing::server::{PATIENCE, Server, Setup};
+use idalloc_testing::terminal::Terminal;
 use pty_process::blocking::Command;
 use serde_json::{Value, json};
-use support::mariadb::{MariaDb, PASSWORD};
-use support::program::{Ended, Run};
-use support::proxy::{Loss, Proxy};
-use support::server::{PATIENCE, Server, Setup};
-use support::terminal::Terminal;
 use tempfile::TempDir;
 
 /// One configuration, with a table of its own.

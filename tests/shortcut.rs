@@ -1,7 +1,5 @@
 //! A worker's shortcut to the tag that its last request was for, and what a listing leaves behind.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
@@ -15,10 +13,10 @@ use idalloc::http::handler::{Handler, Reply, Service, Shortcut};
 use idalloc::http::origin::{Gate, Sender};
 use idalloc::http::request::{Method, Request, Version};
 use idalloc::http::response::Answer;
+use idalloc_testing::server::PATIENCE;
+use idalloc_testing::store::embedded_allocator;
+use idalloc_testing::waker::unparking;
 use rusqlite::Connection;
-use support::server::PATIENCE;
-use support::store::embedded_allocator;
-use support::waker::unparking;
 
 const REQUEST: Request<'_> = Request {
     method: Method::Get,

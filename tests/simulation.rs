@@ -14,8 +14,6 @@
 //!   server takes the table over, no ID comes twice at all. Every server then has a watermark file, without which a restart
 //!   would forget as well, and has read the table before the first loss: who has not knows of nothing that may be lost.
 
-mod support;
-
 use std::collections::{BTreeMap, HashMap};
 use std::env;
 use std::ops::AddAssign;

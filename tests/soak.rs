@@ -3,8 +3,6 @@
 //! Among all tests it takes seconds; `make soak` takes minutes. It ends by itself: every loop looks at the clock, and
 //! nothing that a hostile client does waits for longer than a second.
 
-mod support;
-
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Mutex;
@@ -12,9 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use idalloc_testing::server::{Client, PATIENCE, Response, Server, Setup};
 use serde_json::json;
 use socket2::SockRef;
-use support::server::{Client, PATIENCE, Response, Server, Setup};
 
 /// Few enough that the hostile clients come up against it, and that a leak of slots is noticed.
 const CONNECTIONS_MAX: usize = 512;

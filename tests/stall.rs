@@ -1,7 +1,5 @@
 //! Never a stall: a store that is slow, away or stuck for one tag delays nobody whose IDs are in memory, or could be.
 
-mod support;
-
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -17,9 +15,9 @@ use idalloc::alloc::{
     AllocError, Allocator, AllocatorConfig, Granted, Handle, Health, Outcome, Pending, StoreFactory, Want,
 };
 use idalloc::store::{Floor, Rest, Rows, SegmentStore, StoreError, StoreReport, TagRow};
-use support::mariadb::MariaDb;
-use support::server::{PATIENCE, Server, Setup};
-use support::waker::unparking;
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::server::{PATIENCE, Server, Setup};
+use idalloc_testing::waker::unparking;
 
 /// A tag whose refill is not held up by anything gets it within this, on a machine with other things to do.
 const PROMPT: Duration = Duration::from_millis(500);

@@ -1,7 +1,5 @@
 //! Both stores through the public API, on a real MariaDB and real SQLite files.
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,11 +14,11 @@ use idalloc::store::mysql::MySqlStore;
 use idalloc::store::{
     Created, Floor, Rest, SegmentStore, StoreError, StoreReport, TagDetails, TagStore, backend,
 };
+use idalloc_testing::mariadb::{MariaDb, PASSWORD, free_port};
+use idalloc_testing::proxy::{Loss, Proxy};
+use idalloc_testing::server::Setup;
+use idalloc_testing::store::Reserve;
 use mysql::prelude::Queryable;
-use support::mariadb::{MariaDb, PASSWORD, free_port};
-use support::proxy::{Loss, Proxy};
-use support::server::Setup;
-use support::store::Reserve;
 use tempfile::TempDir;
 
 /// A session with a table of its own.

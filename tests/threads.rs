@@ -1,13 +1,12 @@
 //! No clock ends a thread, and a thread that ends otherwise is started again, or ends the process.
 
-#[macro_use]
-mod support;
+use idalloc_testing::on_each_engine;
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::clock::Clock;
-use support::server::{PATIENCE, Server, Setup};
+use idalloc_testing::clock::Clock;
+use idalloc_testing::server::{PATIENCE, Server, Setup};
 
 on_each_engine! {
     whatever_the_wall_clock_says_the_server_serves
@@ -40,7 +39,7 @@ fn assert_no_bug(log: &[String]) {
 }
 
 fn whatever_the_wall_clock_says_the_server_serves(engine: &str) {
-    let (directory, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), Clock::default());
     clock.set_wall(ODD_TIMES_S[0]);
     let mut server = setup(engine, &directory, &clock).start();
     let dated = server.get(ALLOC);
@@ -64,7 +63,7 @@ fn whatever_the_wall_clock_says_the_server_serves(engine: &str) {
 }
 
 fn a_clock_that_time_is_measured_by_and_that_leaps_does_no_harm(engine: &str) {
-    let (directory, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), Clock::default());
     let mut server = setup(engine, &directory, &clock).start();
     for days in [1, 2, 3_000, 100_000] {
         clock.move_monotonic(days * 86_400);
@@ -112,7 +111,7 @@ fn many_ids(server: &Server) {
 
 #[test]
 fn each_thread_of_engine_tokio_that_panics_is_started_again() {
-    let (directory, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), Clock::default());
     let setup = setup("tokio", &directory, &clock).key("Workers", 1).key("MaxConnections", 1);
     let mut server = setup.start();
     assert_serves(&server);
@@ -131,7 +130,7 @@ fn each_thread_of_engine_tokio_that_panics_is_started_again() {
 
 #[test]
 fn the_sweep_of_engine_may_that_panics_is_started_again() {
-    let (directory, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), Clock::default());
     let server = setup("may_minihttp", &directory, &clock).key("HttpIdleTimeout", 300).start();
     kill(&server, &clock, "idalloc-sweep", |_| {});
     let mut idle = server.connect();
@@ -141,7 +140,7 @@ fn the_sweep_of_engine_may_that_panics_is_started_again() {
 
 #[test]
 fn the_main_thread_that_panics_ends_the_process() {
-    let (directory, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), Clock::default());
     let mut server = setup("tokio", &directory, &clock).start();
     assert_serves(&server);
     clock.fail("idalloc", 1);
@@ -151,7 +150,7 @@ fn the_main_thread_that_panics_ends_the_process() {
 
 #[test]
 fn a_thread_that_panics_again_and_again_ends_the_process() {
-    let (directory, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), Clock::default());
     let mut server = setup("tokio", &directory, &clock).key("Workers", 1).start();
     assert_serves(&server);
     let deadline = Instant::now() + PATIENCE;
@@ -167,13 +166,13 @@ fn a_thread_that_panics_again_and_again_ends_the_process() {
     let complaint = log.last().expect("a last line");
     assert!(complaint.starts_with("idalloc: ") && complaint.contains("idalloc-http0"), "{log:?}");
     // It has given back what nobody got: the next server begins where this one ended.
-    let next = setup("tokio", &directory, &Clock::new()).start();
+    let next = setup("tokio", &directory, &Clock::default()).start();
     assert_eq!(next.get(ALLOC).id(), 2);
 }
 
 #[test]
 fn a_clock_before_1970_keeps_certificates_from_being_checked_and_says_so() {
-    let clock = Clock::new();
+    let clock = Clock::default();
     clock.set_wall(ODD_TIMES_S[0]);
     let server = Setup::on("root@tcp(127.0.0.1:1)/db?tls=skip-verify").clock(&clock).start();
     let line = server.await_log("the store does not answer");

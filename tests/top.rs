@@ -1,14 +1,12 @@
 //! `idalloc top` on a real terminal, beside a real server.
 
-mod support;
-
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use support::program::Run;
-use support::server::{Server, Setup};
-use support::terminal::Terminal;
+use idalloc_testing::program::Run;
+use idalloc_testing::server::{Server, Setup};
+use idalloc_testing::terminal::Terminal;
 use tempfile::TempDir;
 
 const TOKEN: &str = "a-token-of-the-operator";
@@ -250,7 +248,7 @@ fn the_token_comes_from_the_environment() {
 
 #[test]
 fn what_it_cannot_look_at_is_said_before_the_screen_is_touched() {
-    let port = support::mariadb::free_port();
+    let port = idalloc_testing::mariadb::free_port();
     let mut terminal = top(port, &[]);
     assert_eq!(terminal.wait().code(), Some(1));
     terminal.await_text(&format!("idalloc: cannot reach 127.0.0.1:{port}: "));

@@ -1,7 +1,5 @@
 //! An account that may have few connections: the sessions of a server take turns.
 
-mod support;
-
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,10 +7,10 @@ use idalloc::config::TableSpec;
 use idalloc::dsn::Dsn;
 use idalloc::store::mysql::MySqlStore;
 use idalloc::store::{SegmentStore, StoreError, TagStore};
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::server::{PATIENCE, Setup};
+use idalloc_testing::store::Reserve;
 use mysql::prelude::Queryable;
-use support::mariadb::MariaDb;
-use support::server::{PATIENCE, Setup};
-use support::store::Reserve;
 
 const USER: &str = "ids:secret";
 

@@ -1,14 +1,12 @@
 //! A store that goes back: noticed while the server runs and after a restart, and mended.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use idalloc::segment::IdRange;
-use support::mariadb::MariaDb;
-use support::server::{Server, Setup};
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::server::{Server, Setup};
 use tempfile::TempDir;
 
 const ALLOC: &str = "/alloc?app_tag=test_business";
@@ -244,7 +242,7 @@ impl Disk {
         while !disk.point.join("here").exists() {
             let ended = disk.process.try_wait().unwrap();
             assert!(ended.is_none(), "bindfs ends with {ended:?}: it takes /dev/fuse, and root");
-            assert!(began.elapsed() < support::server::PATIENCE, "bindfs mounts nothing");
+            assert!(began.elapsed() < idalloc_testing::server::PATIENCE, "bindfs mounts nothing");
             std::thread::sleep(Duration::from_millis(2));
         }
         disk

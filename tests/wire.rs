@@ -1,8 +1,6 @@
 //! The default engine on the wire: which bytes come back for which bytes, however those arrive; and what a connection
 //! may cost when its client is slow, greedy or mad.
 
-mod support;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
@@ -10,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use idalloc_testing::server::{PATIENCE, Server, Setup, is_gone};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use socket2::{Domain, SockRef, Socket, Type};
-use support::server::{PATIENCE, Server, Setup, is_gone};
 use tempfile::TempDir;
 
 // ---- bytes ----

@@ -13,7 +13,7 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder};
 use tempfile::TempDir;
 
-use crate::support::mariadb::{
+use idalloc_testing::mariadb::{
     LOG_FILE_SIZE, PASSWORD, copy_template, server_account, server_command, spawn,
 };
 

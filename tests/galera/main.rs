@@ -3,9 +3,6 @@
 //! `make galera` installs what this takes and runs it. The servers write through different nodes of the cluster, and know
 //! all of them.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod cluster;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,9 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, NODES};
-use support::ledger::Ledger;
-use support::load::{Load, Wish};
-use support::node::Node;
+use idalloc_testing::ledger::Ledger;
+use idalloc_testing::load::{Load, Wish};
+use idalloc_testing::node::Node;
 
 const TAG: &str = "orders";
 const ALLOC: &str = "/alloc?app_tag=orders";
@@ -62,7 +59,7 @@ fn survive(what: &str, fail: impl FnOnce(&Cluster)) {
 }
 
 fn load(nodes: &[Node], ledger: &Arc<Ledger>) -> Load {
-    let mut load = Load::new();
+    let mut load = Load::default();
     for node in nodes {
         for seed in 0..ID_CLIENTS_PER_SERVER {
             load.add(ledger, node.port(), TAG, Wish::Ids, seed);

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use idalloc::alloc::watermark::Watermarks;
-use idalloc::alloc::{Allocator, AllocatorConfig, StoreFactory};
-use idalloc::config::TableSpec;
-use idalloc::dsn::Dsn;
-use idalloc::store::{Floor, SegmentStore, StoreError};
+use idalloc_core::store::{Floor, SegmentStore, StoreError};
+use idalloc_core::watermark::Watermarks;
+use idalloc_core::{Allocator, AllocatorConfig, StoreFactory};
+use idalloc_store::dsn::Dsn;
+use idalloc_store::table::TableSpec;
 use tempfile::TempDir;
 
 use super::mariadb::MariaDb;
@@ -27,8 +27,8 @@ pub struct Store {
 pub fn embedded_allocator(file: &Path, trim: fn()) -> Allocator {
     let table = TableSpec::default();
     let dsn = Dsn::Sqlite(file.into());
-    idalloc::store::backend(&dsn, &table).session().create_table().unwrap();
-    let open: StoreFactory = Arc::new(move || idalloc::store::backend(&dsn, &table).session());
+    idalloc_store::backend(&dsn, &table).session().create_table().unwrap();
+    let open: StoreFactory = Arc::new(move || idalloc_store::backend(&dsn, &table).session());
     let config = AllocatorConfig {
         refill_threads: 1,
         preload_tags: 1,
@@ -60,6 +60,12 @@ impl Store {
         Store { dsn: database.dsn(), database: Some(database), dir: tempfile::tempdir().unwrap() }
     }
 
+    /// A store that gives up soon when its database does not answer.
+    pub fn impatient_mariadb() -> Store {
+        let store = Store::mariadb();
+        Store { dsn: format!("{}?timeout=1s", store.dsn), ..store }
+    }
+
     /// Runs one statement.
     pub fn exec(&self, sql: &str) {
         match &self.database {
@@ -75,6 +81,22 @@ impl Store {
             Some(database) => database.max_id(tag),
             None => self.file().query_row(select, [tag], |row| row.get(0)).unwrap(),
         }
+    }
+
+    /// Adds a row, or changes its step.
+    pub fn set_row(&self, tag: &str, step: i64) {
+        let or_change = match &self.database {
+            Some(_) => "ON DUPLICATE KEY UPDATE",
+            None => "ON CONFLICT (app_tag) DO UPDATE SET",
+        };
+        self.exec(&format!(
+            "INSERT INTO segments (app_tag, max_id, step) VALUES ('{tag}', 0, {step}) {or_change} step = {step}"
+        ));
+    }
+
+    /// Deletes a row.
+    pub fn delete_row(&self, tag: &str) {
+        self.exec(&format!("DELETE FROM segments WHERE app_tag = '{tag}'"));
     }
 
     /// The embedded one's file.

@@ -7,7 +7,7 @@ const INSTALL_HINT: &str = "install it: sh tests/install-e2e.sh (make e2e does)"
 
 /// A file of the project.
 pub fn project_file(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
 /// What it says.

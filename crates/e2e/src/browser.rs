@@ -12,8 +12,8 @@ use thirtyfour::{Key, TypingData};
 
 use crate::balancer::Nginx;
 use crate::chromium::{Browser, DESKTOP, Screen};
-use crate::support::mariadb::MariaDb;
-use crate::support::server::{Client, Server, Setup};
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::server::{Client, Server, Setup};
 
 const TOKEN: &str = "a-token-of-the-operators";
 

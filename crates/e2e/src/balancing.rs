@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::balancer::{Balancer, Kind, quiet_port};
-use super::support::ledger::Ledger;
-use super::support::mariadb::MariaDb;
-use super::support::server::{PATIENCE, Response, Server, Setup};
+use idalloc_testing::ledger::Ledger;
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::server::{PATIENCE, Response, Server, Setup};
 
 const NODES: usize = 3;
 const CLIENTS: u64 = 6;

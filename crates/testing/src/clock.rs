@@ -23,14 +23,16 @@ const CONTROL_BYTES: u64 = 56;
 /// Linux keeps so many bytes of a thread's name.
 const NAME_BYTES_MAX: usize = 15;
 
-impl Clock {
+impl Default for Clock {
     /// Clocks that are right.
-    pub fn new() -> Clock {
+    fn default() -> Clock {
         let control = NamedTempFile::new().expect("a file");
         control.as_file().set_len(CONTROL_BYTES).expect("its length");
         Clock { control }
     }
+}
 
+impl Clock {
     /// What the server's environment must have.
     pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
         [("LD_PRELOAD", library()), ("IDALLOC_TEST_CLOCK", self.control.path().to_owned())]
@@ -78,7 +80,7 @@ fn library() -> PathBuf {
     let name = "clock.so";
     let dir = LIBRARY.get_or_init(|| {
         let dir = tempfile::tempdir().expect("a directory");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clock.c");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/clock.c");
         let mut command = Command::new("cc");
         command.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]).arg(dir.path().join(name));
         let output = command.arg(source).output().expect("a C compiler (Debian: build-essential)");

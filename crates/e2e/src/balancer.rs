@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::support::server::{Client, PATIENCE};
 use super::tools::{installed, program, text_of};
+use idalloc_testing::server::{Client, PATIENCE};
 
 const POLL: Duration = Duration::from_millis(10);
 const HAPROXY_LOG: &str = "haproxy.log";

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::chromium::Browser;
-use crate::support::server::{Server, Setup};
+use idalloc_testing::server::{Server, Setup};
 
 const TOKEN: &str = "a-token-for-everything";
 const TARGET: &str = "/alloc?app_tag=test_business";

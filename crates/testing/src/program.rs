@@ -2,12 +2,25 @@
 
 use std::ffi::OsString;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::server::PATIENCE;
+
+/// The program that cargo has built beside the test that runs: in the directory above.
+///
+/// # Panics
+/// It is not there.
+pub fn path() -> PathBuf {
+    let test = std::env::current_exe().expect("the test has a path");
+    let directory =
+        test.parent().and_then(Path::parent).expect("in target/debug/deps or target/release/deps");
+    let program = directory.join("idalloc");
+    assert!(program.exists(), "{} is not built: run cargo build first", program.display());
+    program
+}
 
 /// One run of idalloc.
 pub struct Run {
@@ -26,7 +39,7 @@ pub struct Ended {
 impl Run {
     /// `idalloc` with these arguments, in `directory`, and without the variables that it reads.
     pub fn new(directory: &Path, args: &[&str]) -> Run {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_idalloc"));
+        let mut command = Command::new(crate::program::path());
         command.args(args).current_dir(directory).env_remove("RUST_LOG");
         command.env_remove("IDALLOC_DSN").env_remove("IDALLOC_ADMIN_TOKEN");
         Run { command }

@@ -1,8 +1,7 @@
 //! The program among those that operators run beside it, a browser too, with the files of deploy/. `make e2e` installs
 //! them.
 
-#[path = "../support/mod.rs"]
-mod support;
+#![cfg(test)]
 
 mod balancer;
 mod balancing;

@@ -7,8 +7,8 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::support::server::{Server, Setup};
 use super::tools::{project_file, runs};
+use idalloc_testing::server::{Server, Setup};
 
 struct Site {
     server: Server,
@@ -60,7 +60,7 @@ impl Site {
 }
 
 fn copy(name: &str, to: &Path) {
-    std::fs::copy(project_file("tests/e2e/clients").join(name), to.join(name)).expect("copy the client");
+    std::fs::copy(project_file("crates/e2e/src/clients").join(name), to.join(name)).expect("copy the client");
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub enum Wish {
 }
 
 /// Clients at work.
+#[derive(Default)]
 pub struct Load {
     tally: Arc<Tally>,
     clients: Vec<JoinHandle<()>>,
@@ -66,11 +67,6 @@ pub struct Seen {
 }
 
 impl Load {
-    /// No client yet.
-    pub fn new() -> Load {
-        Load { tally: Arc::default(), clients: Vec::new() }
-    }
-
     /// One more client, of the server that listens on `port`.
     pub fn add(&mut self, ledger: &Arc<Ledger>, port: Arc<AtomicU16>, tag: &str, wish: Wish, seed: u64) {
         let owner = format!("client {} ({wish:?})", self.clients.len());

@@ -14,7 +14,7 @@ use thirtyfour::prelude::*;
 use thirtyfour::{BrowserLogEntry, LoggingPrefsLogLevel};
 use tokio::runtime::Runtime;
 
-use crate::support::server::PATIENCE;
+use idalloc_testing::server::PATIENCE;
 
 const INSTALL_HINT: &str = "install chromium and chromium-driver: `make e2e` does";
 

@@ -9,10 +9,10 @@ use idalloc::config::{Config, KEYS};
 use serde_json::{Value, json};
 
 use super::balancer::quiet_port;
-use super::support::mariadb::MariaDb;
-use super::support::program::Run;
-use super::support::server::Setup;
 use super::tools::{approves, installed, program, project_file, text_of};
+use idalloc_testing::mariadb::MariaDb;
+use idalloc_testing::program::Run;
+use idalloc_testing::server::Setup;
 
 const UNIT: &str = "deploy/idalloc.service";
 const DOCKERFILE: &str = "deploy/Dockerfile";
@@ -41,7 +41,8 @@ fn limit_mib(text: &str) -> u64 {
 #[test]
 fn systemd_accepts_the_unit_and_finds_it_well_confined() {
     let unit = text_of(UNIT);
-    let here = unit.replace("/usr/local/bin/idalloc", env!("CARGO_BIN_EXE_idalloc"));
+    let here =
+        unit.replace("/usr/local/bin/idalloc", idalloc_testing::program::path().to_str().expect("UTF-8"));
     assert_ne!(here, unit, "the program is where the unit looks for it");
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("idalloc.service");

@@ -1,8 +1,7 @@
-//! What the integration tests share. Each test binary compiles this for itself and uses a part of it.
-#![allow(dead_code)]
+//! What the integration tests share.
 
 /// Makes two tests of each function: one for each engine.
-#[allow(unused_macros)]
+#[macro_export]
 macro_rules! on_each_engine {
     ($($test:ident)*) => {
         mod on_tokio {

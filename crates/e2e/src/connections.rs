@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::balancer::quiet_port;
-use super::support::server::{PATIENCE, Server, Setup};
 use super::tools::{installed, program};
+use idalloc_testing::server::{PATIENCE, Server, Setup};
 
 /// nginx by itself, which answers every request. Dropping it ends it.
 struct Nginx {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::platforms::yaml;
-use super::support::server::Setup;
 use super::tools::{approves, text_of};
+use idalloc_testing::server::Setup;
 
 const RULES: &str = "deploy/prometheus/rules.yaml";
 const DASHBOARD: &str = "deploy/grafana/idalloc.json";

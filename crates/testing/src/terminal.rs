@@ -47,9 +47,8 @@ impl Emulator {
 impl Terminal {
     /// idalloc with these arguments and environment variables, on a terminal of this size.
     pub fn idalloc(args: &[&str], env: &[(&str, &str)], rows: u16, columns: u16) -> Terminal {
-        let command = Command::new(env!("CARGO_BIN_EXE_idalloc"))
-            .env_remove("IDALLOC_DSN")
-            .env_remove("IDALLOC_ADMIN_TOKEN");
+        let command =
+            Command::new(crate::program::path()).env_remove("IDALLOC_DSN").env_remove("IDALLOC_ADMIN_TOKEN");
         Terminal::start(
             command.env("TERM", "xterm-256color").args(args).envs(env.iter().copied()),
             rows,

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::support::server::{PATIENCE, Setup};
+use idalloc_testing::server::{PATIENCE, Setup};
 
 /// What `promtool check metrics` says: nothing, if all is well.
 fn promtool(text: &str) -> (Option<i32>, String) {

@@ -206,7 +206,7 @@ impl MariaDb {
 
     /// Runs schema.sql, as an operator may at any time, and gives root its password.
     pub fn load_schema(&self) {
-        const SCHEMA: &str = include_str!("../../schema.sql");
+        const SCHEMA: &str = include_str!("../../../schema.sql");
         let grants = format!(
             "SET STATEMENT sql_log_bin = 0 FOR CREATE OR REPLACE USER root@127.0.0.1 IDENTIFIED BY '{PASSWORD}';\n\
              SET STATEMENT sql_log_bin = 0 FOR GRANT ALL ON *.* TO root@127.0.0.1 WITH GRANT OPTION;\n"

@@ -155,7 +155,7 @@ impl Setup {
         let dir = tempfile::tempdir().expect("a directory");
         let config = dir.path().join("config.json");
         std::fs::write(&config, json!(self.keys).to_string()).expect("write the configuration");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_idalloc"));
+        let mut command = Command::new(crate::program::path());
         command
             .arg("--config")
             .arg(&config)
