@@ -11,6 +11,9 @@ use tracing::{info, warn};
 use crate::episode::Episode;
 use crate::sync::lock;
 
+/// What each connection may hold while it waits, when there is no memory left for all: a small request that comes in parts.
+pub const UNCOUNTED_BYTES_MAX: usize = 2 * 1024;
+
 /// One budget for all workers.
 #[derive(Debug)]
 pub struct BufferMemory {

@@ -154,7 +154,7 @@ pub struct Counters {
     pub connections: Connections,
     /// Claims that had to wait.
     pub waits: Arc<Waits>,
-    /// What unfinished requests and unsent answers take; with `may_minihttp`, which does not tell, none.
+    /// What unfinished requests and unsent answers take; with `may_minihttp` only the requests.
     buffer_memory: OnceLock<Arc<BufferMemory>>,
 }
 

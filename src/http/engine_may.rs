@@ -21,9 +21,10 @@ use socket2::SockRef;
 use tracing::{info, warn};
 
 use super::Limits;
-use super::handler::{Handler, Reply, Service, Waiting, too_many_connections};
+use super::buffer_memory::{BufferMemory, UNCOUNTED_BYTES_MAX};
+use super::handler::{Handler, Reply, Service, Waiting, out_of_memory, too_many_connections};
 use super::origin::Cors;
-use super::queued::{unread_bytes, unsent_bytes};
+use super::queued::{received_bytes, unread_bytes, unsent_bytes};
 use super::request::{Outline, Reject, Values, Version};
 use super::response::{Answer, COMMON_HEADERS, Delivery, Encoder, reason};
 use crate::episode::Episode;
@@ -94,6 +95,7 @@ impl Engine {
 struct Connections {
     limits: Limits,
     service: Arc<Service>,
+    memory: Arc<BufferMemory>,
     open: Mutex<Open>,
     /// As many as there are in `open`, for those who count.
     open_count: Arc<AtomicUsize>,
@@ -114,6 +116,19 @@ struct Watch {
     answered_at: Instant,
     unsent: usize,
     unsent_at: Instant,
+    unfinished: Unfinished,
+}
+
+/// What a connection has received of a request that is not whole, as far as that can be told from outside: all that came
+/// since it was last seen to answer.
+#[derive(Default)]
+struct Unfinished {
+    answered: u64,
+    received_before: u64,
+    /// Bytes of `BufferMemory` that are counted as this connection's.
+    held_bytes: usize,
+    /// It is turned away, and about to end.
+    is_refused: bool,
 }
 
 /// What a connection tells the sweep.
@@ -134,7 +149,8 @@ impl Connections {
     fn new(limits: Limits, service: Arc<Service>) -> Self {
         let open_count = Arc::<AtomicUsize>::default();
         service.counters.connections.track(open_count.clone());
-        Self { limits, service, open: Mutex::default(), open_count, changed: Condvar::new() }
+        let memory = service.counters.buffer_memory(limits.buffer_bytes_max);
+        Self { limits, service, memory, open: Mutex::default(), open_count, changed: Condvar::new() }
     }
 
     /// Registers a connection; false when it is one too many.
@@ -143,7 +159,8 @@ impl Connections {
         let refuse = open.by_fd.len() >= self.limits.connections_max;
         let now = Instant::now();
         let is_news = if refuse { open.refusing.holds(now) } else { open.refusing.is_over() };
-        let watch = Watch { activity, answered: 0, answered_at: now, unsent: 0, unsent_at: now };
+        let unfinished = Unfinished::default();
+        let watch = Watch { activity, answered: 0, answered_at: now, unsent: 0, unsent_at: now, unfinished };
         open.by_fd.insert(fd, watch);
         // Relaxed: counts, no more.
         self.open_count.store(open.by_fd.len(), Relaxed);
@@ -164,7 +181,9 @@ impl Connections {
 
     fn remove(&self, fd: RawFd) {
         let mut open = lock(&self.open);
-        open.by_fd.remove(&fd);
+        if let Some(watch) = open.by_fd.remove(&fd) {
+            self.memory.give_back(watch.unfinished.held_bytes);
+        }
         self.open_count.store(open.by_fd.len(), Relaxed);
         drop(open);
         self.changed.notify_all();
@@ -185,8 +204,12 @@ impl Connections {
             for (fd, watch) in &mut open.by_fd {
                 if watch.is_overdue(*fd, now, &self.limits) {
                     shut_down(*fd, Shutdown::Both);
+                } else if !watch.hold_unfinished(*fd, &self.memory) {
+                    self.memory.note_refusal();
+                    refuse(*fd, &out_of_memory());
                 }
             }
+            self.memory.look();
             open = self.changed_within(open, SWEEP);
         }
     }
@@ -245,6 +268,35 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// Has counted what the crate keeps of a request that is not whole; false if there is not so much memory left, and it is
+    /// more than a little.
+    fn hold_unfinished(&mut self, fd: RawFd, memory: &BufferMemory) -> bool {
+        let Some(received) = received_bytes(&borrowed(fd)) else { return true };
+        let Unfinished { answered, received_before, held_bytes, is_refused } = &mut self.unfinished;
+        if *is_refused {
+            return true;
+        }
+        let activity = lock(&self.activity.state);
+        if activity.answered != *answered || activity.at_work {
+            *answered = activity.answered;
+            *received_before = received;
+        }
+        drop(activity);
+        let unfinished = usize::try_from(received - *received_before).unwrap_or(usize::MAX);
+        // As much again, for the room to grow that the crate takes.
+        let needed = if unfinished <= UNCOUNTED_BYTES_MAX { 0 } else { unfinished.saturating_mul(2) };
+        let more = needed.saturating_sub(*held_bytes);
+        if more > 0 && !memory.take(more) {
+            *is_refused = true;
+            return false;
+        }
+        memory.give_back((*held_bytes + more) - needed);
+        *held_bytes = needed;
+        true
+    }
+}
+
 /// The socket of an open connection.
 fn socket<T>(fd: RawFd, use_it: impl FnOnce(SockRef<'_>) -> T) -> T {
     use_it(SockRef::from(&borrowed(fd)))
@@ -275,7 +327,7 @@ impl<N: Fn() -> Handler + Send + 'static> HttpServiceFactory for Factory<N> {
         let activity = Arc::new(Activity::default());
         let welcome = self.connections.add(fd, activity.clone());
         if !welcome {
-            refuse(fd);
+            refuse(fd, &too_many_connections());
         }
         // Answers are small and wait for nothing: to gather them is of no use. An error means that the client is gone.
         let _ = socket(fd, |socket| socket.set_tcp_nodelay(true));
@@ -290,9 +342,9 @@ impl<N: Fn() -> Handler + Send + 'static> HttpServiceFactory for Factory<N> {
     }
 }
 
-fn refuse(fd: RawFd) {
+fn refuse(fd: RawFd, answer: &Answer) {
     let mut response = Vec::new();
-    Encoder::new().encode(&too_many_connections(), Delivery::LAST, &mut response);
+    Encoder::new().encode(answer, Delivery::LAST, &mut response);
     let _ = socket(fd, |socket| socket.send(&response).and_then(|_| socket.shutdown(Shutdown::Both)));
 }
 

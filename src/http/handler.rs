@@ -362,8 +362,7 @@ impl Handler {
 
     /// The answer to a request that there is no memory to wait for, or to wait with.
     pub fn no_memory(&self) -> Answer {
-        let message = "this server has no memory left for requests that are not whole; try again";
-        self.counted(Route::Other, Answer::Error(unavailable(message)))
+        self.counted(Route::Other, out_of_memory())
     }
 
     /// The answer to a request whose body is still to come, if it must not be taken: its head has no token, or a wrong one.
@@ -382,6 +381,12 @@ impl Handler {
         self.tally.answered(route, &answer);
         answer
     }
+}
+
+/// The answer to a request that there is no memory to wait for, or to wait with.
+pub fn out_of_memory() -> Answer {
+    let message = "this server has no memory left for requests that are not whole; try again";
+    Answer::Error(unavailable(message))
 }
 
 /// The answer to a connection too many.

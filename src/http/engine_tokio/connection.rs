@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::Slot;
 use super::worker::{Watch, Worker};
+use crate::http::buffer_memory::UNCOUNTED_BYTES_MAX;
 use crate::http::handler::{Handler, Reply, Waiting};
 use crate::http::linger::{Linger, discard_until_closed};
 use crate::http::queued::{unacknowledged_bytes, unread_bytes, unsent_bytes};
@@ -30,8 +31,6 @@ const OUTPUT_BYTES: usize = 16 * 1024;
 /// much work as many small requests.
 const REQUESTS_PER_TURN: usize = 64;
 const BYTES_PER_TURN: usize = 2 * INPUT_BYTES;
-/// What each connection may hold while it waits, when there is no memory left for all: a small request that comes in parts.
-const UNCOUNTED_BYTES_MAX: usize = 2 * 1024;
 /// How long a client is listened to after the last answer while it sends nothing. While it does, it has as long as for a
 /// whole request: HttpReadTimeout.
 const LINGER_SILENCE_MAX: Duration = Duration::from_secs(1);
