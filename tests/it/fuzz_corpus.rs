@@ -1,7 +1,7 @@
 //! The fuzzer's property of the request parser, over its corpus: cut everywhere, and garbled.
 
 #[allow(dead_code)]
-#[path = "../fuzz/src/lib.rs"]
+#[path = "../../fuzz/src/lib.rs"]
 mod property;
 
 use std::panic::catch_unwind;

@@ -6,11 +6,11 @@ use std::path::Path;
 use idalloc::config::KEYS;
 use idalloc::store::report::Code;
 
-const README: &str = include_str!("../README.md");
-const README_ZH: &str = include_str!("../README.zh-CN.md");
-const OPERATING: &str = include_str!("../docs/OPERATING.md");
-const OPERATING_ZH: &str = include_str!("../docs/OPERATING.zh-CN.md");
-const ALARMS: &str = include_str!("../deploy/prometheus/rules.yaml");
+const README: &str = include_str!("../../README.md");
+const README_ZH: &str = include_str!("../../README.zh-CN.md");
+const OPERATING: &str = include_str!("../../docs/OPERATING.md");
+const OPERATING_ZH: &str = include_str!("../../docs/OPERATING.zh-CN.md");
+const ALARMS: &str = include_str!("../../deploy/prometheus/rules.yaml");
 
 #[test]
 fn the_readme_lists_every_key_with_its_default_and_range() {

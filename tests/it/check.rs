@@ -136,7 +136,7 @@ fn an_account_that_has_what_it_needs_passes() {
 /// As the image makes it: MARIADB_USER, with MARIADB_DATABASE.
 #[test]
 fn the_account_of_the_compose_file_has_what_it_needs() {
-    const GRANTS: &str = include_str!("../deploy/docker-grants.sql");
+    const GRANTS: &str = include_str!("../../deploy/docker-grants.sql");
     let database = MariaDb::start();
     database.exec(&format!("CREATE USER 'idalloc'@'%' IDENTIFIED BY '{SECRET}'"));
     database.exec(r"GRANT ALL ON `id\_alloc\_db`.* TO 'idalloc'@'%'");

@@ -10,7 +10,7 @@ use idalloc_testing::server::{Server, Setup};
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
-const GUIDE: &str = include_str!("../docs/OPERATING.md");
+const GUIDE: &str = include_str!("../../docs/OPERATING.md");
 const TAG: &str = "orders";
 const ROUNDS: i64 = 40;
 

@@ -324,7 +324,7 @@ fn mariadbs_accounts_need_neither_tls_nor_a_key() {
 
 /// The lines of the blocks of this language under the guide's heading.
 fn guide(language: &str) -> String {
-    const GUIDE: &str = include_str!("../docs/OPERATING.md");
+    const GUIDE: &str = include_str!("../../docs/OPERATING.md");
     let (_, section) = GUIDE.split_once("### TLS to the database\n").expect("the heading");
     let mut block = None;
     let mut found = String::new();

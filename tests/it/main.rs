@@ -1,0 +1,39 @@
+//! The integration tests: the real program, real sockets, real databases. One binary, so that they share a database server and
+//! are linked once. What measures or changes its whole process, or runs for long, is a binary of its own beside this directory.
+
+mod access;
+mod admin;
+mod admin_connections;
+mod admin_tags;
+mod api;
+mod arrows;
+mod check;
+mod dashboard;
+mod docs;
+mod embedded;
+mod faults;
+mod fence;
+mod fuzz_corpus;
+mod health;
+mod hosts;
+mod json_bodies;
+mod logs;
+mod lookups;
+mod migration;
+mod origins;
+mod password;
+mod program;
+mod rate_limits;
+mod regressions;
+mod restart;
+mod rows;
+mod sessions;
+mod shell;
+mod shortcut;
+mod stall;
+mod stores;
+mod threads;
+mod top;
+mod turns;
+mod watermark;
+mod wire;
