@@ -11,6 +11,7 @@ mod check;
 mod dashboard;
 mod docs;
 mod embedded;
+mod engine_may;
 mod faults;
 mod fence;
 mod fuzz_corpus;
