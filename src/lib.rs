@@ -5,6 +5,7 @@
 //! [`idalloc_core::Handle`]; the server in [`http`] does just that.
 
 pub mod admin;
+pub mod api;
 pub mod config;
 pub mod escape;
 pub mod http;

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use idalloc::http::counters::Counters;
+use idalloc::api;
 use idalloc::http::handler::{Handler, Service};
-use idalloc::http::origin::Gate;
 use idalloc::http::{Limits, engine_tokio::Engine};
 use idalloc_testing::server::Client;
 use idalloc_testing::store::embedded_allocator;
@@ -17,14 +16,8 @@ fn a_panic_closes_its_connection_is_reported_and_frees_its_slot() {
     let dir = tempfile::tempdir().unwrap();
     let allocator = embedded_allocator(&dir.path().join("ids.db"), || ());
     let service = Arc::new(Service {
-        batch_max: 10,
-        lease_max: 10,
-        alloc_timeout: Duration::from_secs(5),
-        draining: false.into(),
-        counters: Counters::default(),
-        access: None,
-        gate: Gate::default(),
-        admission: None,
+        api: Arc::new(api::Service { alloc_timeout: Duration::from_secs(5), ..api::Service::default() }),
+        ..Service::default()
     });
     // No configuration can ask for this: the deadline of a request that arrives in parts overflows, which panics.
     let limits = Limits {

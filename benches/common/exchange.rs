@@ -1,13 +1,11 @@
 //! From bytes to bytes, as a worker of the default engine does it, without a socket.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use idalloc::alloc::Allocator;
-use idalloc::http::counters::Counters;
-use idalloc::http::handler::{Handler, Reply, Service, Shortcut};
-use idalloc::http::origin::Gate;
-use idalloc::http::request::{Memo, Parsed, Parser, Request};
+use idalloc::http::fast_path::{Memo, Shortcut};
+use idalloc::http::handler::{Handler, Reply, Service};
+use idalloc::http::request::{Parsed, Parser, Request};
 use idalloc::http::response::{Delivery, Encoder};
 
 use super::{endless_allocator, load};
@@ -30,16 +28,7 @@ impl Exchange {
         let allocator = endless_allocator(1);
         let mut handle = allocator.handle();
         load(&mut handle, TAG);
-        let service = Service {
-            batch_max: 10_000,
-            lease_max: 1_000_000,
-            alloc_timeout: Duration::from_secs(2),
-            draining: false.into(),
-            counters: Counters::default(),
-            access: None,
-            gate: Gate::default(),
-            admission: None,
-        };
+        let service = Service::default();
         Exchange {
             handler: Handler::new(handle, Arc::new(service)),
             _allocator: allocator,

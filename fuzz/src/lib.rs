@@ -2,8 +2,9 @@
 //! prove it wrong; the tests, which include this file, try those of the corpus.
 
 use idalloc::http::body::Media;
+use idalloc::http::fast_path::Memo;
 use idalloc::http::origin::{Preflight, Sender, Site};
-use idalloc::http::request::{Memo, Method, Parsed, Parser, REQUEST_BYTES_MAX, Reject, Request, Version};
+use idalloc::http::request::{Method, Parsed, Parser, REQUEST_BYTES_MAX, Reject, Request, Version};
 
 /// What is tried: lengths of pieces, a byte each, up to the first line feed; what a connection receives, after it.
 #[derive(Debug, Clone, Copy)]

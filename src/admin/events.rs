@@ -106,7 +106,7 @@ impl Sample {
             t_ms: epoch_ms(SystemTime::now()),
             ids_per_s: per_s(before.ids, now.ids),
             requests_per_s: per_s(before.requests, now.requests),
-            waiting: admin.service.counters.waits.waiting(),
+            waiting: admin.service.api.waits.waiting(),
             reservation_p50_ms: percentile_ms(&latencies, 50),
             reservation_p99_ms: percentile_ms(&latencies, 99),
             reservations_per_s: per_s(before.reservations, now.reservations),

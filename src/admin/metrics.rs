@@ -17,12 +17,12 @@ use super::problem::Problem;
 use super::status::{COMMIT, VERSION, engine, readiness};
 use crate::alloc::monitor::FAILURE_KINDS;
 use crate::alloc::skipped::REASONS;
+use crate::api::admission::LimitedBy;
 use crate::config::HttpEngine;
 use crate::counters::{BOUNDS_US, HistogramReading};
 use crate::escape::shown;
-use crate::http::admission::LimitedBy;
 use crate::http::buffer_memory::BufferMemory;
-use crate::http::counters::Route;
+use crate::http::counters::Purpose;
 use crate::http::response::STATUSES;
 use crate::logging;
 
@@ -121,11 +121,11 @@ fn gauge(name: &str, help: &str, metrics: Vec<Metric>) -> MetricFamily {
 fn server_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
     let counters = &admin.service.counters;
     let totals = counters.totals();
-    let requests = Route::ALL.iter().zip(&totals.answers).flat_map(|(route, counts)| {
+    let requests = Purpose::ALL.iter().zip(&totals.answers).flat_map(|(purpose, counts)| {
         // Those that never were would be 60 lines of zeros.
         let seen = STATUSES.iter().zip(counts).filter(|(_, count)| **count > 0);
         seen.map(|((status, _), count)| {
-            counted(&[("route", route.name()), ("code", &status.to_string())], *count)
+            counted(&[("route", purpose.name()), ("code", &status.to_string())], *count)
         })
     });
     let requests: Vec<_> = requests.collect();
@@ -169,13 +169,13 @@ fn server_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
         gauge(
             "idalloc_claims_waiting",
             "Claims that wait for IDs.",
-            vec![gauged(&[], counters.waits.waiting() as f64)],
+            vec![gauged(&[], admin.service.api.waits.waiting() as f64)],
         ),
         family(
             "idalloc_claim_wait_seconds",
             "How long claims waited that found no IDs in memory.",
             MetricType::HISTOGRAM,
-            vec![timed(&counters.waits.durations())],
+            vec![timed(&admin.service.api.waits.durations())],
         ),
         gauge(
             "idalloc_ready",

@@ -13,8 +13,8 @@ use super::answer::Json;
 use super::guard::Caller;
 use super::overview::{Overview, TagCounts};
 use super::problem::Problem;
+use crate::api::admission::LimitedBy;
 use crate::config::HttpEngine;
-use crate::http::admission::LimitedBy;
 use crate::readiness::Readiness;
 
 /// The commit that this program was built from, where the build says so.

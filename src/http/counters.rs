@@ -3,44 +3,32 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
 use slab::Slab;
 
-use super::admission::LimitedBy;
 use super::buffer_memory::BufferMemory;
 use super::response::{Answer, STATUSES};
-use crate::counters::{Counter, Histogram, HistogramReading};
+use crate::api::admission::LimitedBy;
+use crate::counters::Counter;
 use crate::sync::lock;
 
-/// Where a request was for.
+/// What a request was for, as far as that is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Route {
-    /// `/alloc`
+pub enum Purpose {
+    /// IDs.
     Alloc,
-    /// `/segment`
+    /// A lease.
     Segment,
-    /// `/health`
+    /// The health of the node, or of a tag.
     Health,
-    /// No path that there is, or no request that was understood.
+    /// Nothing that there is, or it was not understood.
     Other,
 }
 
-impl Route {
+impl Purpose {
     /// All of them, in the order of their values.
     pub const ALL: [Self; 4] = [Self::Alloc, Self::Segment, Self::Health, Self::Other];
-
-    /// Paths are compared as they were sent: `//alloc`, `/./alloc` and `/%61lloc` are other paths.
-    #[inline]
-    pub fn of(path: &str) -> Self {
-        match path {
-            "/alloc" => Self::Alloc,
-            "/segment" => Self::Segment,
-            "/health" => Self::Health,
-            _ => Self::Other,
-        }
-    }
 
     /// Its name in figures.
     pub fn name(self) -> &'static str {
@@ -55,23 +43,23 @@ impl Route {
 
 /// What one handler counts. Only the thread that runs the handler adds to it.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct WorkerCounters {
     /// Requests to `/alloc` that got one ID. By far the most are, so that those touch nothing else.
     single_ids: Counter,
-    other_requests: [[Counter; STATUSES.len()]; Route::ALL.len()],
+    other_requests: [[Counter; STATUSES.len()]; Purpose::ALL.len()],
     other_ids: Counter,
     limited: [Counter; LimitedBy::ALL.len()],
     bytes_received: Counter,
     bytes_sent: Counter,
 }
 
-impl Tally {
+impl WorkerCounters {
     /// Takes note of an answer.
     #[inline]
-    pub fn answered(&self, route: Route, answer: &Answer) {
+    pub fn answered(&self, purpose: Purpose, answer: &Answer) {
         match answer {
             Answer::Id(_) => self.answered_single(),
-            _ => self.answered_otherwise(route, answer),
+            _ => self.answered_otherwise(purpose, answer),
         }
     }
 
@@ -81,10 +69,10 @@ impl Tally {
         self.single_ids.add(1);
     }
 
-    fn answered_otherwise(&self, route: Route, answer: &Answer) {
+    fn answered_otherwise(&self, purpose: Purpose, answer: &Answer) {
         let status = STATUSES.iter().position(|(status, _)| *status == answer.status());
         if let Some(status) = status {
-            self.other_requests[route as usize][status].add(1);
+            self.other_requests[purpose as usize][status].add(1);
         }
         self.other_ids.add(match answer {
             Answer::Ids(ids) => ids.iter().map(|range| range.len()).sum(),
@@ -114,8 +102,8 @@ impl Tally {
 /// The sums over all handlers, those that are gone included.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Totals {
-    /// Answers by [`Route::ALL`] and [`STATUSES`].
-    pub answers: [[u64; STATUSES.len()]; Route::ALL.len()],
+    /// Answers by [`Purpose::ALL`] and [`STATUSES`].
+    pub answers: [[u64; STATUSES.len()]; Purpose::ALL.len()],
     /// IDs in answers.
     pub ids: u64,
     /// Requests that were over a limit, by [`LimitedBy::ALL`].
@@ -127,17 +115,17 @@ pub struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, tally: &Tally) {
-        let single_ids = tally.single_ids.get();
+    fn add(&mut self, worker: &WorkerCounters) {
+        let single_ids = worker.single_ids.get();
         // The first status is 200.
-        self.answers[Route::Alloc as usize][0] += single_ids;
-        for (sums, counts) in self.answers.iter_mut().zip(&tally.other_requests) {
+        self.answers[Purpose::Alloc as usize][0] += single_ids;
+        for (sums, counts) in self.answers.iter_mut().zip(&worker.other_requests) {
             sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count.get());
         }
-        self.ids += single_ids + tally.other_ids.get();
-        self.limited.iter_mut().zip(&tally.limited).for_each(|(sum, count)| *sum += count.get());
-        self.bytes_received += tally.bytes_received.get();
-        self.bytes_sent += tally.bytes_sent.get();
+        self.ids += single_ids + worker.other_ids.get();
+        self.limited.iter_mut().zip(&worker.limited).for_each(|(sum, count)| *sum += count.get());
+        self.bytes_received += worker.bytes_received.get();
+        self.bytes_sent += worker.bytes_sent.get();
     }
 
     /// Answers in all.
@@ -149,33 +137,31 @@ impl Totals {
 /// Everything that a server counts.
 #[derive(Debug, Default)]
 pub struct Counters {
-    tallies: Mutex<Tallies>,
+    workers: Mutex<Workers>,
     /// Connections.
     pub connections: Connections,
-    /// Claims that had to wait.
-    pub waits: Arc<Waits>,
     /// What unfinished requests and unsent answers take; with `may_minihttp` only the requests.
     buffer_memory: OnceLock<Arc<BufferMemory>>,
 }
 
 #[derive(Debug, Default)]
-struct Tallies {
-    live: Slab<Arc<CachePadded<Tally>>>,
+struct Workers {
+    live: Slab<Arc<CachePadded<WorkerCounters>>>,
     ended: Totals,
 }
 
 impl Counters {
-    /// A tally for one more handler, and the key to give it back with.
-    pub fn add_tally(&self) -> (usize, Arc<CachePadded<Tally>>) {
-        let tally = Arc::<CachePadded<Tally>>::default();
-        (lock(&self.tallies).live.insert(tally.clone()), tally)
+    /// The counters of one more worker, and the key to give them back with.
+    pub fn add_worker(&self) -> (usize, Arc<CachePadded<WorkerCounters>>) {
+        let worker = Arc::<CachePadded<WorkerCounters>>::default();
+        (lock(&self.workers).live.insert(worker.clone()), worker)
     }
 
     /// The handler is gone: what it counted is kept in the sum.
-    pub fn end_tally(&self, key: usize) {
-        let mut tallies = lock(&self.tallies);
-        let tally = tallies.live.remove(key);
-        tallies.ended.add(&tally);
+    pub fn remove_worker(&self, key: usize) {
+        let mut workers = lock(&self.workers);
+        let worker = workers.live.remove(key);
+        workers.ended.add(&worker);
     }
 
     /// The budget of the engine that asks first, of so many bytes.
@@ -190,9 +176,9 @@ impl Counters {
 
     /// The sums as they are now.
     pub fn totals(&self) -> Totals {
-        let tallies = lock(&self.tallies);
-        let mut totals = tallies.ended.clone();
-        tallies.live.iter().for_each(|(_, tally)| totals.add(tally));
+        let workers = lock(&self.workers);
+        let mut totals = workers.ended.clone();
+        workers.live.iter().for_each(|(_, worker)| totals.add(worker));
         totals
     }
 }
@@ -238,96 +224,48 @@ impl Connections {
     }
 }
 
-/// Claims that had to wait for the store, which is rare: all handlers share this.
-#[derive(Debug, Default)]
-pub struct Waits {
-    waiting: AtomicUsize,
-    durations: Histogram,
-}
-
-impl Waits {
-    /// One more claim waits, until what is returned is dropped.
-    pub fn begin(self: &Arc<Self>) -> Wait {
-        self.waiting.fetch_add(1, Relaxed);
-        Wait { waits: self.clone(), since: Instant::now() }
-    }
-
-    /// How many wait now.
-    pub fn waiting(&self) -> usize {
-        self.waiting.load(Relaxed)
-    }
-
-    /// How long those waited that wait no more.
-    pub fn durations(&self) -> HistogramReading {
-        self.durations.read()
-    }
-}
-
-/// A claim that waits.
-#[derive(Debug)]
-pub struct Wait {
-    waits: Arc<Waits>,
-    since: Instant,
-}
-
-impl Drop for Wait {
-    fn drop(&mut self) {
-        self.waits.waiting.fetch_sub(1, Relaxed);
-        self.waits.durations.observe(self.since.elapsed());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::response::ApiError;
     use crate::segment::IdRange;
 
-    fn count(totals: &Totals, route: Route, status: u16) -> u64 {
+    fn count(totals: &Totals, purpose: Purpose, status: u16) -> u64 {
         let index = STATUSES.iter().position(|(known, _)| *known == status).unwrap();
-        totals.answers[route as usize][index]
+        totals.answers[purpose as usize][index]
     }
 
     #[test]
     fn handlers_are_summed_and_what_a_gone_one_counted_stays() {
         let counters = Counters::default();
-        let (first, tally) = counters.add_tally();
-        let (_, other) = counters.add_tally();
-        tally.answered(Route::Alloc, &Answer::Id(7));
-        tally.answered(Route::Segment, &Answer::Lease(IdRange { start: 10, end: 30 }));
-        other.answered(Route::Alloc, &Answer::Id(8));
+        let (first, worker) = counters.add_worker();
+        let (_, other) = counters.add_worker();
+        worker.answered(Purpose::Alloc, &Answer::Id(7));
+        worker.answered(Purpose::Segment, &Answer::Lease(IdRange { start: 10, end: 30 }));
+        other.answered(Purpose::Alloc, &Answer::Id(8));
         let ids = [IdRange { start: 1, end: 3 }, IdRange { start: 5, end: 6 }];
-        other.answered(Route::Alloc, &Answer::Ids(ids.into_iter().collect()));
+        other.answered(Purpose::Alloc, &Answer::Ids(ids.into_iter().collect()));
         for (status, _) in STATUSES.into_iter().skip(1) {
             let error = ApiError { status, message: String::new(), header: None };
-            other.answered(Route::Other, &Answer::Error(error));
+            other.answered(Purpose::Other, &Answer::Error(error));
         }
         other.limited(LimitedBy::Token);
         other.received(5);
         other.sent(6);
         let totals = counters.totals();
-        assert_eq!(count(&totals, Route::Alloc, 200), 3);
-        assert_eq!(count(&totals, Route::Segment, 200), 1);
-        assert!(STATUSES.iter().skip(1).all(|(status, _)| count(&totals, Route::Other, *status) == 1));
+        assert_eq!(count(&totals, Purpose::Alloc, 200), 3);
+        assert_eq!(count(&totals, Purpose::Segment, 200), 1);
+        assert!(STATUSES.iter().skip(1).all(|(status, _)| count(&totals, Purpose::Other, *status) == 1));
         assert_eq!((totals.ids, totals.bytes_received, totals.bytes_sent), (1 + 20 + 1 + 3, 5, 6));
         assert_eq!(totals.limited, [0, 1]);
         assert_eq!(totals.requests(), 4 + STATUSES.len() as u64 - 1);
-        counters.end_tally(first);
+        counters.remove_worker(first);
         assert_eq!(counters.totals(), totals);
-    }
-
-    #[test]
-    fn a_wait_is_counted_while_it_lasts_and_measured_when_it_is_over() {
-        let waits = Arc::<Waits>::default();
-        let wait = waits.begin();
-        assert_eq!((waits.waiting(), waits.durations().count()), (1, 0));
-        drop(wait);
-        assert_eq!((waits.waiting(), waits.durations().count()), (0, 1));
     }
 
     #[test]
     fn the_first_status_is_success() {
         assert_eq!(STATUSES[0].0, 200);
-        assert!(Route::ALL.iter().enumerate().all(|(index, route)| *route as usize == index));
+        assert!(Purpose::ALL.iter().enumerate().all(|(index, purpose)| *purpose as usize == index));
     }
 }

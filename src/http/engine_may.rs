@@ -425,7 +425,7 @@ impl Connection {
     fn await_ids(&mut self, mut waiting: Box<Waiting>) -> Answer {
         let blocker = Blocker::current();
         let waker = Waker::from(Arc::new(Unpark(blocker.clone())));
-        let deadline = Instant::now() + self.handler.service().alloc_timeout;
+        let deadline = Instant::now() + self.handler.service().api.alloc_timeout;
         lock(&self.activity.state).waiting = Some((deadline, blocker.clone()));
         let answer = loop {
             if let Poll::Ready(answer) = self.handler.poll(&mut waiting, &mut Context::from_waker(&waker)) {

@@ -1,36 +1,36 @@
 //! The HTTP server: an engine moves bytes, [`handler`] knows the API.
 
-pub mod access;
-pub mod admission;
 pub mod authority;
 pub mod body;
 pub(crate) mod buffer_memory;
 pub mod counters;
 pub mod engine_may;
 pub mod engine_tokio;
+pub mod fast_path;
 pub mod handler;
 mod json;
 pub(crate) mod linger;
 pub mod origin;
 mod queued;
-pub mod rate_limit;
 pub mod request;
 pub mod response;
+mod retry_after;
 
 use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::alloc::Allocator;
+use crate::api;
+use crate::api::access::Access;
+use crate::api::admission::Admission;
 use crate::config::{Config, HttpEngine};
-use access::Access;
-use admission::Admission;
 use counters::Counters;
 use handler::{Handler, Service};
 use origin::Gate;
@@ -89,16 +89,16 @@ impl Server {
     /// # Errors
     /// The address is in use, not of this machine, or not permitted; or the system has no threads left.
     pub fn start(config: &Config, allocator: &Allocator, trim: fn()) -> io::Result<Self> {
-        let service = Arc::new(Service {
+        let api = api::Service {
             batch_max: config.batch_max,
             lease_max: config.lease_max,
             alloc_timeout: config.alloc_timeout,
-            draining: AtomicBool::new(false),
-            counters: Counters::default(),
             access: config.access_tokens.as_ref().map(Access::new),
-            gate: Gate::new(&config.http_names, &config.cors_origins),
             admission: Admission::new(config),
-        });
+            ..api::Service::default()
+        };
+        let gate = Gate::new(&config.http_names, &config.cors_origins);
+        let service = Arc::new(Service { api: Arc::new(api), counters: Counters::default(), gate });
         let limits = Limits {
             workers: config.workers,
             connections_max: config.connections_max,
@@ -135,8 +135,8 @@ impl Server {
 
     /// From now on `/health` fails, and every answer is the last on its connection.
     pub fn begin_drain(&self) {
-        // Relaxed: see `Service::is_draining`.
-        self.service.draining.store(true, Relaxed);
+        // Relaxed: see `api::Service::is_draining`.
+        self.service.api.draining.store(true, Relaxed);
     }
 
     /// Serves on for so long, or until nobody has been there for `NOBODY_LEFT`: so balancers find out, and clients go

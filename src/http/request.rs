@@ -10,11 +10,8 @@ use std::ops::Range;
 
 use memchr::{memchr, memchr_iter, memchr2};
 
-pub use self::memo::{Memo, Remembered};
 use super::body::{Body, Media};
 use super::origin::{Preflight, Sender, Site};
-
-mod memo;
 
 /// The longest request line, without its CRLF.
 pub const REQUEST_LINE_BYTES_MAX: usize = 4 * 1024;
@@ -125,14 +122,14 @@ struct Head {
 
 /// Where a value of the head is in the buffer.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Span {
+pub(super) struct Span {
     start: u16,
     end: u16,
 }
 
 impl Span {
     /// Of a value that is a part of `head`, which starts at this offset; of an empty one, anywhere.
-    fn of(value: &[u8], head: &[u8], head_start: usize) -> Self {
+    pub(super) fn of(value: &[u8], head: &[u8], head_start: usize) -> Self {
         if value.is_empty() {
             return Self::default();
         }
@@ -140,7 +137,7 @@ impl Span {
         Self { start: start as u16, end: (start + value.len()) as u16 }
     }
 
-    fn of_buffer(self, buf: &[u8]) -> &[u8] {
+    pub(super) fn of_buffer(self, buf: &[u8]) -> &[u8] {
         &buf[self.start.into()..self.end.into()]
     }
 }

@@ -8,8 +8,19 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, &[&str])] = &[
     (
         "admin",
-        &["config", "escape", "http", "idalloc_core", "idalloc_store", "logging", "readiness", "supervise"],
+        &[
+            "api",
+            "config",
+            "escape",
+            "http",
+            "idalloc_core",
+            "idalloc_store",
+            "logging",
+            "readiness",
+            "supervise",
+        ],
     ),
+    ("api", &["config", "idalloc_core"]),
     (
         "cli",
         &[
@@ -26,7 +37,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("config", &["idalloc_core", "idalloc_store"]),
     ("escape", &[]),
-    ("http", &["config", "escape", "idalloc_core", "supervise"]),
+    ("http", &["api", "config", "escape", "idalloc_core", "supervise"]),
     ("logging", &["config", "escape", "supervise"]),
     ("readiness", &["http", "idalloc_core"]),
     ("supervise", &["idalloc_core"]),

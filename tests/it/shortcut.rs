@@ -7,10 +7,11 @@ use std::thread;
 use std::time::Instant;
 
 use idalloc::alloc::Allocator;
+use idalloc::api;
 use idalloc::http::body::Body;
-use idalloc::http::counters::Counters;
-use idalloc::http::handler::{Handler, Reply, Service, Shortcut};
-use idalloc::http::origin::{Gate, Sender};
+use idalloc::http::fast_path::Shortcut;
+use idalloc::http::handler::{Handler, Reply, Service};
+use idalloc::http::origin::Sender;
 use idalloc::http::request::{Method, Request, Version};
 use idalloc::http::response::Answer;
 use idalloc_testing::server::PATIENCE;
@@ -37,14 +38,8 @@ static TRIMS: AtomicUsize = AtomicUsize::new(0);
 
 fn handler(allocator: &Allocator) -> Handler {
     let service = Service {
-        batch_max: 10,
-        lease_max: 10,
-        alloc_timeout: PATIENCE,
-        draining: false.into(),
-        counters: Counters::default(),
-        access: None,
-        gate: Gate::default(),
-        admission: None,
+        api: Arc::new(api::Service { alloc_timeout: PATIENCE, ..api::Service::default() }),
+        ..Service::default()
     };
     Handler::new(allocator.handle(), Arc::new(service))
 }

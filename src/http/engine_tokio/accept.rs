@@ -176,8 +176,6 @@ async fn linger(stream: TcpStream, _lingering: Rc<()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::counters::Counters;
-    use crate::http::origin::Gate;
     use std::io::{Read as _, Write as _};
     use std::sync::atomic::AtomicUsize;
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -189,16 +187,7 @@ mod tests {
 
     #[test]
     fn the_connections_of_a_worker_that_has_ended_for_good_are_refused() {
-        let service = Service {
-            batch_max: 1,
-            lease_max: 1,
-            alloc_timeout: Duration::ZERO,
-            draining: false.into(),
-            counters: Counters::default(),
-            access: None,
-            gate: Gate::default(),
-            admission: None,
-        };
+        let service = Service::default();
         let (port, mut arrivals) = port();
         let mut acceptor = Acceptor::new(vec![port], 100, Arc::new(service));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

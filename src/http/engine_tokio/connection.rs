@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::Slot;
 use super::worker::{Watch, Worker};
 use crate::http::buffer_memory::UNCOUNTED_BYTES_MAX;
+use crate::http::fast_path::may_remember;
 use crate::http::handler::{Handler, Reply, Waiting};
 use crate::http::linger::{Linger, discard_until_closed};
 use crate::http::queued::{unacknowledged_bytes, unread_bytes, unsent_bytes};
@@ -487,9 +488,7 @@ impl Connection {
             Parsed::Partial { expects_continue } => Ok(Next::Partial { expects_continue }),
             Parsed::Complete { request, bytes } => {
                 *consumed += bytes.len();
-                // A request with a token is compared with nothing that holds another client's: that takes the longer, the
-                // more of them is the same.
-                if worker.service.access.is_none() {
+                if may_remember(&worker.service) {
                     worker.memo.borrow_mut().keep(bytes, &request);
                 }
                 Ok(Next::Reply(handler.handle(&request), worker.delivery(&request)))
@@ -517,7 +516,7 @@ impl Connection {
 
     async fn await_ids(&self, mut waiting: Box<Waiting>) -> Answer {
         let handler = &self.worker.handler;
-        let limit = self.worker.service.alloc_timeout;
+        let limit = self.worker.service.api.alloc_timeout;
         let answer = timeout(limit, poll_fn(|cx| handler.borrow_mut().poll(&mut waiting, cx))).await;
         answer.unwrap_or_else(|_| handler.borrow().give_up(&waiting))
     }
@@ -603,7 +602,7 @@ impl Connection {
     }
 
     fn note_received(&mut self, bytes: usize) {
-        self.worker.tally.received(bytes);
+        self.worker.counters.received(bytes);
         self.budget.spend_bytes(bytes);
     }
 
@@ -614,7 +613,7 @@ impl Connection {
             match self.stream.try_write(&output[sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(bytes) => {
-                    self.worker.tally.sent(bytes);
+                    self.worker.counters.sent(bytes);
                     sent += bytes;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

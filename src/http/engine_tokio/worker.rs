@@ -17,9 +17,10 @@ use super::connection::{Buffers, Connection};
 use super::{Slot, TICK};
 use crate::http::Limits;
 use crate::http::buffer_memory::BufferMemory;
-use crate::http::counters::Tally;
-use crate::http::handler::{Handler, Service, Shortcut};
-use crate::http::request::{Memo, Request};
+use crate::http::counters::WorkerCounters;
+use crate::http::fast_path::{Memo, Shortcut};
+use crate::http::handler::{Handler, Service};
+use crate::http::request::Request;
 use crate::http::response::{Delivery, Encoder};
 
 /// How long an idle connection stays open when the server listens no more, so that a request that is on its way gets an answer.
@@ -41,7 +42,7 @@ pub(super) struct Worker {
     pub limits: Limits,
     pub memory: Arc<BufferMemory>,
     pub service: Arc<Service>,
-    pub tally: Arc<CachePadded<Tally>>,
+    pub counters: Arc<CachePadded<WorkerCounters>>,
     /// Nobody can connect any more.
     is_ending: Cell<bool>,
     open: Arc<AtomicUsize>,
@@ -133,7 +134,7 @@ impl Worker {
     pub fn new(handler: Handler, limits: Limits, memory: Arc<BufferMemory>, open: Arc<AtomicUsize>) -> Self {
         Self {
             service: handler.service().clone(),
-            tally: handler.tally().clone(),
+            counters: handler.counters().clone(),
             handler: RefCell::new(handler),
             encoder: RefCell::default(),
             memo: RefCell::default(),

@@ -1,6 +1,5 @@
 //! See [`super`].
 
-use super::memo::MEMO_BYTES_MAX;
 use super::*;
 use proptest::prelude::*;
 
@@ -114,75 +113,6 @@ fn with_headers(version: &str, headers: &str) -> String {
 fn chunked(body: &str) -> String {
     let form = "Content-Type: application/x-www-form-urlencoded";
     format!("POST / HTTP/1.1\r\nHost: h\r\n{form}\r\nTransfer-Encoding: chunked\r\n\r\n{body}")
-}
-
-#[test]
-fn a_memo_recalls_only_the_same_bytes() {
-    let mut buf = b"GET /alloc?app_tag=t HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /x".to_vec();
-    let same = buf.clone();
-    let mut memo = Memo::<()>::default();
-    assert_eq!(memo.recall(&same), None, "nothing is remembered yet");
-    let Ok(Parsed::Complete { request, bytes }) = Parser::default().parse(&mut buf) else { panic!("whole") };
-    memo.keep(bytes, &request);
-    let recalled = memo.recall(&same).map(|(remembered, (), length)| (remembered.request(), length));
-    assert_eq!(recalled, Some((request, bytes.len())));
-    assert_eq!(memo.recall(&same[..bytes.len() - 1]), None, "the last byte may still differ");
-    let other = b"GET /alloc?app_tag=u HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
-    assert_eq!(memo.recall(other), None);
-}
-
-#[test]
-fn a_memo_recalls_the_token_that_came_with_these_bytes_and_for_no_other() {
-    let request = |token: &str| {
-        format!("GET /alloc?app_tag=t HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n")
-            .into_bytes()
-    };
-    let bare = b"GET /alloc?app_tag=t HTTP/1.1\r\nHost: h\r\n\r\n".to_vec();
-    let mut memo = Memo::<()>::default();
-    for sent in [request("one"), request("two"), bare.clone()] {
-        let mut buf = sent.clone();
-        let Ok(Parsed::Complete { request: parsed, bytes }) = Parser::default().parse(&mut buf) else {
-            panic!("whole")
-        };
-        memo.keep(bytes, &parsed);
-        for other in [request("one"), request("two"), request("on"), request("oneone"), bare.clone()] {
-            let recalled = memo.recall(&other).map(|(remembered, ..)| remembered.request());
-            assert_eq!(recalled, (other == sent).then_some(parsed));
-        }
-    }
-}
-
-#[test]
-fn a_memo_keeps_what_was_made_of_a_request_until_the_next_one() {
-    let mut memo = Memo::<u32>::default();
-    for tag in ["a", "b"] {
-        let mut buf = format!("GET /alloc?app_tag={tag} HTTP/1.1\r\nHost: h\r\n\r\n").into_bytes();
-        let Ok(Parsed::Complete { request, bytes }) = Parser::default().parse(&mut buf) else { panic!() };
-        memo.keep(bytes, &request);
-        for made in 0..3 {
-            let (_, shortcut, _) = memo.recall(bytes).unwrap();
-            assert_eq!(*shortcut, made);
-            *shortcut += 1;
-        }
-    }
-}
-
-#[test]
-fn a_memo_keeps_no_body_and_no_long_request() {
-    let post = b"POST /alloc HTTP/1.0\r\nContent-Type: application/x-www-form-urlencoded\r\n\
-            Content-Length: 9\r\n\r\napp_tag=t";
-    let long = format!("GET /alloc HTTP/1.0\r\nX: {}\r\n\r\n", "x".repeat(MEMO_BYTES_MAX));
-    let with_length = b"GET / HTTP/1.0\r\nContent-Length: 2\r\n\r\nab";
-    let chunked = b"GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
-    for sent in [post.to_vec(), long.into_bytes(), with_length.to_vec(), chunked.to_vec()] {
-        let (mut buf, mut memo) = (sent.clone(), Memo::<()>::default());
-        let Ok(Parsed::Complete { request, bytes }) = Parser::default().parse(&mut buf) else {
-            panic!("whole")
-        };
-        memo.keep(bytes, &request);
-        // What the buffer holds now is what would have been remembered.
-        assert_eq!(memo.recall(bytes), None, "a memo holds short GETs without a body only");
-    }
 }
 
 #[test]

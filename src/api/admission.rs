@@ -1,7 +1,6 @@
 //! Whether a request may take its IDs: the limits of its tag and of its token, which both must agree.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
@@ -10,7 +9,7 @@ use tracing::warn;
 
 use super::access::Grant;
 use super::rate_limit::{Limiter, Refused, Taken};
-use super::response::ApiError;
+use super::{Error, ErrorKind};
 use crate::config::{Config, RateLimit, TagLimits};
 use crate::episode::SharedRecurrence;
 
@@ -38,9 +37,9 @@ impl LimitedBy {
 
 /// Why a request gets no IDs now.
 #[derive(Debug)]
-pub struct Refusal {
+struct Refusal {
     /// Which limit it is over.
-    pub by: LimitedBy,
+    by: LimitedBy,
     limit: RateLimit,
     refused: Refused,
 }
@@ -76,7 +75,20 @@ impl Admission {
     }
 
     /// Has the limits of the tag and of the token take so many IDs, or neither. `is_listed` says which tags there are.
+    ///
+    /// # Errors
+    /// It is over a limit now, or asks for more than a limit allows at once. From time to time the log is told too.
     pub fn take(
+        &self,
+        tag: &str,
+        grant: Option<&Grant>,
+        ids: u64,
+        is_listed: impl Fn(&str) -> bool,
+    ) -> Result<(), Error> {
+        self.try_take(tag, grant, ids, is_listed).map_err(|refusal| self.error(&refusal, tag, grant, ids))
+    }
+
+    fn try_take(
         &self,
         tag: &str,
         grant: Option<&Grant>,
@@ -95,9 +107,8 @@ impl Admission {
         }
     }
 
-    /// The answer to a request for so many IDs that was refused; from time to time the log is told too.
     #[cold]
-    pub fn answer(&self, refusal: &Refusal, tag: &str, grant: Option<&Grant>, ids: u64) -> ApiError {
+    fn error(&self, refusal: &Refusal, tag: &str, grant: Option<&Grant>, ids: u64) -> Error {
         let RateLimit { ids_per_second, burst } = refusal.limit;
         let token = grant.and_then(Grant::name);
         let limited = match (refusal.by, token) {
@@ -110,14 +121,14 @@ impl Admission {
         let Refused::For(wait) = refusal.refused else {
             let message =
                 format!("count is {ids}: {limited} a limit of {burst} IDs at once (burst) on this server");
-            return ApiError { status: 400, message, header: None };
+            return Error::invalid(message);
         };
         self.tell(refusal, tag, token);
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let message = format!(
             "{limited} a limit of {ids_per_second} IDs a second, {burst} at once (burst), on this server; try again in {seconds} s"
         );
-        ApiError { status: 429, message, header: Some(retry_after(seconds)) }
+        Error::new(ErrorKind::Limited { by: refusal.by, retry_after_s: seconds }, message)
     }
 
     fn tell(&self, refusal: &Refusal, tag: &str, token: Option<&str>) {
@@ -213,34 +224,11 @@ impl Others {
     }
 }
 
-/// Who has to wait for longer asks again after an hour: the message says how long it is.
-const RETRY_AFTER_S_MAX: u64 = 3600;
-
-/// A header line, without making one each time: the engines take lines that last.
-fn retry_after(seconds: u64) -> &'static str {
-    const WIDTH: usize = "Retry-After: 3600".len();
-    static LINES: LazyLock<String> = LazyLock::new(|| {
-        (0..=RETRY_AFTER_S_MAX)
-            .map(|seconds| format!("{:WIDTH$}", format!("Retry-After: {seconds}")))
-            .collect()
-    });
-    let start = usize::try_from(seconds.min(RETRY_AFTER_S_MAX)).unwrap_or(0) * WIDTH;
-    LINES[start..start + WIDTH].trim_end()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const LIMIT: RateLimit = RateLimit { ids_per_second: 10, burst: 10 };
-
-    #[test]
-    fn a_line_for_each_second_of_an_hour() {
-        assert_eq!(retry_after(1), "Retry-After: 1");
-        assert_eq!(retry_after(59), "Retry-After: 59");
-        assert_eq!(retry_after(3600), "Retry-After: 3600");
-        assert_eq!(retry_after(u64::MAX), "Retry-After: 3600");
-    }
 
     #[test]
     fn what_one_refuses_costs_the_other_nothing() {
