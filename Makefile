@@ -1,6 +1,6 @@
 # The commands of this project. `make check` is what CI runs.
 
-.PHONY: build run test check lint loom simulation soak chaos failover galera e2e screenshots deps perf-deps bench instructions clients fuzz clean
+.PHONY: build run test check lint loom simulation soak chaos failover galera e2e screenshots deps perf-deps bench instructions clients fuzz deny clean
 
 # The commit is shown by /api/status and in /metrics.
 build:
@@ -84,6 +84,12 @@ clients: perf-deps
 # (cargo install cargo-fuzz) and a C++ compiler, but no nightly Rust; `make test` tries what is in fuzz/corpus.
 fuzz:
 	cargo fuzz run -s none request -- -max_total_time=60
+
+# The licences, known vulnerabilities, duplicates and sources of the dependencies: deny.toml. It fetches the list of
+# vulnerabilities, so it needs the network.
+deny:
+	@cargo deny --version >/dev/null 2>&1 || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny --locked --workspace check
 
 clean:
 	cargo clean
