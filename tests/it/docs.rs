@@ -10,6 +10,9 @@ const README: &str = include_str!("../../README.md");
 const README_ZH: &str = include_str!("../../README.zh-CN.md");
 const OPERATING: &str = include_str!("../../docs/OPERATING.md");
 const OPERATING_ZH: &str = include_str!("../../docs/OPERATING.zh-CN.md");
+const CONTRIBUTING: &str = include_str!("../../CONTRIBUTING.md");
+const SECURITY: &str = include_str!("../../SECURITY.md");
+const MAKEFILE: &str = include_str!("../../Makefile");
 const ALARMS: &str = include_str!("../../deploy/prometheus/rules.yaml");
 
 #[test]
@@ -39,6 +42,20 @@ fn the_readme_shows_the_two_commands() {
 }
 
 #[test]
+fn the_documents_name_make_targets_that_exist() {
+    for (name, text) in
+        [("README.md", README), ("OPERATING.md", OPERATING), ("CONTRIBUTING.md", CONTRIBUTING)]
+    {
+        let mut count = 0;
+        for target in text.split("`make ").skip(1).filter_map(|rest| rest.split_once('`')).map(|(it, _)| it) {
+            count += 1;
+            assert!(MAKEFILE.contains(&format!("\n{target}:")), "{name}: make {target}");
+        }
+        assert!(count > 0, "{name}");
+    }
+}
+
+#[test]
 fn the_guide_says_of_every_alarm_what_to_do() {
     let alarms = ALARMS.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
     let told = OPERATING.lines().filter_map(|line| line.strip_prefix("### "));
@@ -56,6 +73,8 @@ fn links_lead_somewhere() {
         ("README.zh-CN.md", README_ZH),
         ("docs/OPERATING.md", OPERATING),
         ("docs/OPERATING.zh-CN.md", OPERATING_ZH),
+        ("CONTRIBUTING.md", CONTRIBUTING),
+        ("SECURITY.md", SECURITY),
     ] {
         let mut count = 0;
         for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
