@@ -1,5 +1,5 @@
--- For docker-compose.yaml, after the image has made the account, and schema.sql the table. The image lets its account do
--- everything with its database; this leaves what a server needs, what `idalloc tag add` and `delete` need, and the look
+-- For docker-compose.yaml, after the image has created the account and schema.sql the table. The image gives its account
+-- all privileges on its database. This leaves those of a server, of `idalloc tag add` and `delete`, and the one to see
 -- whether the database is a replica.
 REVOKE ALL PRIVILEGES, GRANT OPTION FROM 'idalloc'@'%';
 GRANT SELECT, INSERT, UPDATE, DELETE ON id_alloc_db.segments TO 'idalloc'@'%';
