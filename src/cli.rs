@@ -143,8 +143,8 @@ fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
 
 /// What was granted before to servers with this configuration.
 fn watermarks(config: &Config) -> Result<Watermarks, RunError> {
-    let Some(path) = &config.watermark_path else { return Ok(Watermarks::default()) };
-    let table = store::backend(&config.dsn, &config.table).canonical_name();
+    let Some(path) = &config.store.watermark_path else { return Ok(Watermarks::default()) };
+    let table = store::backend(&config.store.dsn, &config.store.table).canonical_name();
     let failed = |cause| RunError::Watermark { path: path.clone(), cause };
     store::watermark::open(path, &table).map_err(failed)
 }

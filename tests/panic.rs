@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use idalloc::api;
+use idalloc::config::{ApiSection, EngineLimits};
+use idalloc::http::engine_tokio::Engine;
 use idalloc::http::handler::{Handler, Service};
-use idalloc::http::{Limits, engine_tokio::Engine};
 use idalloc_testing::server::Client;
 use idalloc_testing::store::embedded_allocator;
 
@@ -15,27 +16,30 @@ use idalloc_testing::store::embedded_allocator;
 fn a_panic_closes_its_connection_is_reported_and_frees_its_slot() {
     let dir = tempfile::tempdir().unwrap();
     let allocator = embedded_allocator(&dir.path().join("ids.db"), || ());
-    let service = Arc::new(Service {
-        api: Arc::new(api::Service { alloc_timeout: Duration::from_secs(5), ..api::Service::default() }),
-        ..Service::default()
-    });
+    let mut config = ApiSection::default();
+    config.limits.alloc_timeout = Duration::from_secs(5);
+    let service = Arc::new(Service { api: Arc::new(api::Service::new(&config)), ..Service::default() });
     // No configuration can ask for this: the deadline of a request that arrives in parts overflows, which panics.
-    let limits = Limits {
+    let limits = EngineLimits {
         workers: 1,
         connections_max: 2,
         buffer_bytes_max: 1 << 20,
         read_timeout: Duration::MAX,
         write_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),
-        trim: || {},
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
     let handles = allocator.handles();
-    let engine =
-        Engine::start(listener, limits, service.clone(), move || Handler::new(handles(), service.clone()))
-            .unwrap();
+    let engine = Engine::start(
+        listener,
+        limits,
+        || (),
+        service.clone(),
+        move || Handler::new(handles(), service.clone()),
+    )
+    .unwrap();
     let panics = Arc::new(AtomicUsize::new(0));
     let counted = panics.clone();
     let print = std::panic::take_hook();

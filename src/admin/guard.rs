@@ -108,7 +108,7 @@ pub async fn guard(
 
 /// Finds out who asks, for those who answer, and whether it may.
 fn check(admin: &Admin, mut caller: Caller, request: &mut Request) -> Result<(), Problem> {
-    check_site(request, &admin.admin.names)?;
+    check_site(request, &admin.config.operator.names)?;
     let path = request.uri().path();
     if !is_for_all(path) {
         caller.by = identify(admin, request.headers(), caller.peer)?;
@@ -189,7 +189,7 @@ fn is_ours(host: &str, names: &[String]) -> bool {
 
 /// What lets the request in.
 fn identify(admin: &Admin, headers: &HeaderMap, peer: SocketAddr) -> Result<Arc<str>, Problem> {
-    let tokens = &admin.admin.tokens;
+    let tokens = &admin.config.operator.tokens;
     if tokens.is_empty() {
         return Ok("no token is set".into());
     }

@@ -138,7 +138,7 @@ fn server_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
         "Requests for IDs that got 429, by the limit that they were over: their tag's, or their token's.",
         limited.map(|(by, count)| counted(&[("by", by.name())], count)).collect(),
     ));
-    if admin.config.http_engine == HttpEngine::Tokio {
+    if admin.config.http.engine == HttpEngine::Tokio {
         for (name, help, bytes) in [
             ("idalloc_http_received_bytes_total", "Bytes received from clients.", totals.bytes_received),
             ("idalloc_http_sent_bytes_total", "Bytes sent to clients.", totals.bytes_sent),
@@ -287,7 +287,7 @@ fn allocator_families(admin: &Admin, families: &mut Vec<MetricFamily>) {
         gauge(
             "idalloc_segment_seconds",
             "SegmentSeconds: for how long a reservation of a busy tag is to last.",
-            vec![gauged(&[], admin.config.policy.segment_seconds)],
+            vec![gauged(&[], f64::from(admin.config.allocator.segment_seconds))],
         ),
         gauge(
             "idalloc_store_up",

@@ -30,7 +30,7 @@ use axum::middleware;
 use axum::routing::{MethodRouter, get, post};
 
 use crate::alloc::monitor::Monitor;
-use crate::config::{AdminConfig, Config};
+use crate::config::Config;
 use crate::http::handler::Service;
 use crate::store::Backend;
 use guard::Denials;
@@ -54,7 +54,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// What all requests share.
 struct Admin {
     config: Config,
-    admin: AdminConfig,
     monitor: Monitor,
     service: Arc<Service>,
     started: Instant,
@@ -69,22 +68,15 @@ struct Admin {
 }
 
 impl Admin {
-    fn new(
-        config: Config,
-        admin: AdminConfig,
-        backend: Arc<dyn Backend>,
-        monitor: Monitor,
-        service: Arc<Service>,
-    ) -> Self {
+    fn new(config: Config, backend: Arc<dyn Backend>, monitor: Monitor, service: Arc<Service>) -> Self {
         Self {
-            overview: RwLock::new(Overview::new(monitor.clone(), admin.metrics_tags)),
+            overview: RwLock::new(Overview::new(monitor.clone(), config.operator.metrics_tags)),
             lists: Lane::default(),
             figures: Lane::default(),
             places: Arc::default(),
             denials: Denials::default(),
             sessions: Sessions::new(backend),
             config,
-            admin,
             monitor,
             service,
             started: Instant::now(),

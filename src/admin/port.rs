@@ -20,7 +20,7 @@ use super::guard::Caller;
 use super::places::{Place, Places};
 use super::{Admin, events, router};
 use crate::alloc::monitor::Monitor;
-use crate::config::{AdminConfig, Config};
+use crate::config::{Config, OperatorSection};
 use crate::episode::Episode;
 use crate::http::handler::Service;
 use crate::http::linger::{Linger, discard_until_closed};
@@ -48,7 +48,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 pub struct Port {
     listener: Arc<TcpListener>,
     address: SocketAddr,
-    config: AdminConfig,
 }
 
 impl Port {
@@ -56,9 +55,9 @@ impl Port {
     ///
     /// # Errors
     /// The address is in use, not of this machine, or not permitted.
-    pub fn bind(config: &AdminConfig) -> io::Result<Self> {
+    pub fn bind(config: &OperatorSection) -> io::Result<Self> {
         let listener = TcpListener::from_std(listen(config.host, config.port)?)?;
-        Ok(Self { address: listener.local_addr()?, listener: listener.into(), config: config.clone() })
+        Ok(Self { address: listener.local_addr()?, listener: listener.into() })
     }
 
     /// Where it listens.
@@ -76,7 +75,7 @@ impl Port {
         service: Arc<Service>,
         trim: fn(),
     ) {
-        let admin = Arc::new(Admin::new(config, self.config, backend, monitor, service));
+        let admin = Arc::new(Admin::new(config, backend, monitor, service));
         let router = router(admin.clone());
         tokio::join!(
             supervise::run("the operator's port", || {

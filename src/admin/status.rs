@@ -14,7 +14,6 @@ use super::guard::Caller;
 use super::overview::{Overview, TagCounts};
 use super::problem::Problem;
 use crate::api::admission::LimitedBy;
-use crate::config::HttpEngine;
 use crate::readiness::Readiness;
 
 /// The commit that this program was built from, where the build says so.
@@ -71,10 +70,7 @@ pub fn readiness(admin: &Admin) -> Readiness {
 }
 
 pub fn engine(admin: &Admin) -> &'static str {
-    match admin.config.http_engine {
-        HttpEngine::Tokio => "tokio",
-        HttpEngine::MayMinihttp => "may_minihttp",
-    }
+    admin.config.http.engine.name()
 }
 
 fn store(admin: &Admin) -> Value {

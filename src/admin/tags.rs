@@ -74,7 +74,7 @@ impl TagView {
         let view = |line: &Line| Self::new(line, &admin.monitor.figures(&line.tag, now));
         let view = admin.look(|overview| overview.line(&row.name).map(view)).unwrap_or_else(|| {
             // Not listed yet.
-            let tag = Arc::new(Tag::new(&row.name, row.step, admin.config.policy, now));
+            let tag = Arc::new(Tag::new(&row.name, row.step, admin.config.allocator.policy(), now));
             view(&Line::new(tag))
         });
         let seen = RowView { max_id: row.max_id.to_string(), description: row.description };

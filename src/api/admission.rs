@@ -10,7 +10,7 @@ use tracing::warn;
 use super::access::Grant;
 use super::rate_limit::{Limiter, Refused, Taken};
 use super::{Error, ErrorKind};
-use crate::config::{Config, RateLimit, TagLimits};
+use crate::config::{ApiSection, RateLimit, TagLimits};
 use crate::episode::SharedRecurrence;
 
 /// What refused a request.
@@ -56,9 +56,9 @@ pub struct Admission {
 
 impl Admission {
     /// The limits of the configuration; `None` if it has none, for tags or for tokens.
-    pub fn new(config: &Config) -> Option<Self> {
+    pub fn new(config: &ApiSection) -> Option<Self> {
         let TagLimits { named, others } = &config.tag_limits;
-        let tokens = config.access_tokens.iter().flat_map(|tokens| tokens.0.values());
+        let tokens = config.tokens.iter().flat_map(|tokens| tokens.0.values());
         let has_limits =
             !named.is_empty() || others.is_some() || tokens.into_iter().any(|token| token.limit.is_some());
         has_limits.then(|| Self {

@@ -13,10 +13,10 @@ mod waits;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use crate::alloc::tag::TagHandle;
 use crate::alloc::{AllocError, Fault, Granted, Handle, Health, Ids, Outcome, Pending, Want};
+use crate::config::{ApiLimits, ApiSection};
 use crate::segment::IdRange;
 
 use access::{Access, Grant};
@@ -38,14 +38,14 @@ pub enum Command<'a> {
     Batch {
         /// Of this tag.
         tag: &'a str,
-        /// So many: 1 to [`Service::batch_max`].
+        /// So many: 1 to [`ApiLimits::batch_max`].
         count: u64,
     },
     /// A range that the caller hands out itself.
     Lease {
         /// Of this tag.
         tag: &'a str,
-        /// So long: 1 to [`Service::lease_max`].
+        /// So long: 1 to [`ApiLimits::lease_max`].
         count: u64,
     },
     /// How many IDs are in memory. Takes none.
@@ -100,7 +100,7 @@ pub enum Reply {
 pub enum Asked {
     /// The end of it.
     Now(Result<Reply, Error>),
-    /// To be polled with [`Api::poll`] for at most [`Service::alloc_timeout`], then [`Api::give_up`].
+    /// To be polled with [`Api::poll`] for at most [`ApiLimits::alloc_timeout`], then [`Api::give_up`].
     Later(Waiting),
 }
 
@@ -119,12 +119,8 @@ pub struct Caller<'a>(Option<&'a Grant>);
 /// What all workers share, whatever they speak.
 #[derive(Debug)]
 pub struct Service {
-    /// The most IDs in one batch.
-    pub batch_max: u64,
-    /// The most IDs in one lease.
-    pub lease_max: u64,
-    /// The longest that a command waits for IDs.
-    pub alloc_timeout: Duration,
+    /// What a command may ask for.
+    pub limits: ApiLimits,
     /// Set when the server is told to stop: from then on it is not healthy, and commands are served on.
     pub draining: AtomicBool,
     /// Who may have IDs; `None`: everybody.
@@ -135,18 +131,23 @@ pub struct Service {
     pub waits: Arc<Waits>,
 }
 
+impl Service {
+    /// As the configuration has it.
+    pub fn new(config: &ApiSection) -> Self {
+        Self {
+            limits: config.limits,
+            draining: AtomicBool::default(),
+            access: config.tokens.as_ref().map(Access::new),
+            admission: Admission::new(config),
+            waits: Arc::default(),
+        }
+    }
+}
+
 impl Default for Service {
     /// Everybody may have as many IDs as they ask for.
     fn default() -> Self {
-        Self {
-            batch_max: 10_000,
-            lease_max: 1_000_000,
-            alloc_timeout: Duration::from_secs(2),
-            draining: AtomicBool::default(),
-            access: None,
-            admission: None,
-            waits: Arc::default(),
-        }
+        Self::new(&ApiSection::default())
     }
 }
 
@@ -262,7 +263,7 @@ impl Api {
 
     /// Why a command that has waited for as long as it may gets nothing.
     pub fn give_up(&self, waiting: &Waiting) -> Error {
-        let waited_ms = self.service.alloc_timeout.as_millis();
+        let waited_ms = self.service.limits.alloc_timeout.as_millis();
         Error::unavailable(format!("no IDs for app_tag '{}' within {waited_ms} ms; try again", waiting.tag))
     }
 

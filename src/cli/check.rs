@@ -41,8 +41,8 @@ fn look(file: Option<&Path>, report: &mut Report) -> Result<(), RunError> {
     report.begin("configuration: good", Finding::ok(Code::Configuration, "the configuration is good"))?;
     report.add(file.and_then(places::configuration))?;
     report.add(ports::look(&config))?;
-    report.add(config.watermark_path.iter().flat_map(|path| places::watermark(path)))?;
-    let backend = store::backend(&config.dsn, &config.table);
+    report.add(config.store.watermark_path.iter().flat_map(|path| places::watermark(path)))?;
+    let backend = store::backend(&config.store.dsn, &config.store.table);
     if let Some(path) = backend.file() {
         report.add(places::database(path))?;
     }

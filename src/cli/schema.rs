@@ -9,15 +9,15 @@ use super::{RunError, load, output};
 /// Prints the SQL for the store of the configuration.
 pub(super) fn schema(file: Option<&Path>) -> Result<(), RunError> {
     let config = load(file)?;
-    Ok(output::print(&store::backend(&config.dsn, &config.table).schema())?)
+    Ok(output::print(&store::backend(&config.store.dsn, &config.store.table).schema())?)
 }
 
 /// Makes what is not there, and says what that was.
 pub(super) fn init(file: Option<&Path>) -> Result<(), RunError> {
     let config = load(file)?;
-    let backend = store::backend(&config.dsn, &config.table);
+    let backend = store::backend(&config.store.dsn, &config.store.table);
     let created = backend.session().create_table()?;
-    let table = format!("table {}", config.table.name.as_str());
+    let table = format!("table {}", config.store.table.name.as_str());
     let first_row = backend.first_tag().map(|tag| format!(", with the tag {tag}")).unwrap_or_default();
     output::print(&report(created, &backend.place(), &table, &first_row))?;
     Ok(())

@@ -42,16 +42,16 @@ const FILES_SPARE: usize = 24;
 
 pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
     let mut config = load(file)?;
-    let _log = logging::start(config.log_format)?;
+    let _log = logging::start(config.log.format)?;
     match file {
-        Some(file) => info!(config = %file.display(), dsn = %config.dsn, "starting"),
+        Some(file) => info!(config = %file.display(), dsn = %config.store.dsn, "starting"),
         None => {
-            info!(dsn = %config.dsn, port = config.http_port, "no --config: starting with the embedded store")
+            info!(dsn = %config.store.dsn, port = config.http.port, "no --config: starting with the embedded store")
         }
     }
-    config.connections_max = connections_within_file_limit(&config);
+    config.http.limits.connections_max = connections_within_file_limit(&config);
     let watermarks = watermarks(&config)?;
-    if config.watermark_path.is_none() {
+    if config.store.watermark_path.is_none() {
         info!(
             "no watermark file: a store that goes back is noticed by this process only, not after a restart"
         );
@@ -64,16 +64,16 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
         let _inside = runtime.enter();
         bind_admin(&config)?
     };
-    let backend = store::backend(&config.dsn, &config.table);
+    let backend = store::backend(&config.store.dsn, &config.store.table);
     let starting = start_unless_stopped(&config, watermarks, backend.clone(), &mut signals);
     let Some(allocator) = runtime.block_on(starting)? else {
         return Ok(());
     };
     let listen_error =
-        |cause| RunError::Listen { address: format!("{}:{}", config.http_host, config.http_port), cause };
+        |cause| RunError::Listen { address: format!("{}:{}", config.http.host, config.http.port), cause };
     let server = Server::start(&config, &allocator, memory::trim).map_err(listen_error)?;
     warn_if_open(&config, server.address());
-    let drain_time = config.drain_time;
+    let drain_time = config.http.drain_time;
     let (monitor, service) = (allocator.monitor(), server.service());
     runtime.spawn(supervise::run("the watch on readiness", move || {
         readiness::log_changes(monitor.clone(), service.clone())
@@ -136,7 +136,7 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), RunError> {
 
 /// Says so if others than this machine can take as many IDs as they like.
 fn warn_if_open(config: &Config, address: SocketAddr) {
-    if config.access_tokens.is_none() && !address.ip().to_canonical().is_loopback() {
+    if config.api.tokens.is_none() && !address.ip().to_canonical().is_loopback() {
         warn!(
             %address,
             "everybody who reaches this port may have IDs: set AccessTokens, or HttpHost to an address that only your \
@@ -155,23 +155,26 @@ fn print_aside(text: String) -> io::Result<()> {
 }
 
 fn bind_admin(config: &Config) -> Result<Option<Port>, RunError> {
-    let Some(admin) = &config.admin else { return Ok(None) };
-    let address = format!("{}:{}", admin.host, admin.port);
-    Port::bind(admin).map(Some).map_err(|cause| RunError::ListenAdmin { address, cause })
+    let operator = &config.operator;
+    if !operator.is_on() {
+        return Ok(None);
+    }
+    let address = format!("{}:{}", operator.host, operator.port);
+    Port::bind(operator).map(Some).map_err(|cause| RunError::ListenAdmin { address, cause })
 }
 
 /// MaxConnections, or less where the system allows fewer files: a connection is one. The soft limit is often 1024, for the
 /// sake of programs that use `select`; this one does not, so it is raised to the hard one.
 fn connections_within_file_limit(config: &Config) -> usize {
-    let wanted = config.connections_max;
+    let wanted = config.http.limits.connections_max;
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
         warn!(%error, "cannot raise the limit of open files");
         rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX)
     });
     let files = usize::try_from(files).unwrap_or(usize::MAX);
     let always = FILES_AT_REST
-        + config.workers * http::FILES_PER_WORKER
-        + config.refill_threads * FILES_PER_REFILL_THREAD;
+        + config.http.limits.workers * http::FILES_PER_WORKER
+        + config.allocator.refill_threads * FILES_PER_REFILL_THREAD;
     let at_times = http::LINGERING_MAX + admin::FILES_MAX + FILES_SPARE;
     // Where there are few, what is open at times only has to share with the connections.
     let left = files.saturating_sub(always);
@@ -215,18 +218,10 @@ fn start_allocator(
     backend: Arc<dyn Backend>,
 ) -> Result<Allocator, StoreError> {
     if backend.session().create_missing_file().or_else(unless_temporary)? {
-        info!(dsn = %config.dsn, "the file is new: its IDs begin at 1");
+        info!(dsn = %config.store.dsn, "the file is new: its IDs begin at 1");
     }
     let open: StoreFactory = Arc::new(move || backend.session());
-    let settings = AllocatorConfig {
-        refill_threads: config.refill_threads,
-        preload_tags: config.preload_tags,
-        tag_reload: config.tag_reload,
-        policy: Arc::new(config.policy),
-        on_regression: config.on_regression,
-        failover_steps: config.failover_guard.then_some(config.failover_steps),
-        trim: memory::trim,
-    };
+    let settings = AllocatorConfig { trim: memory::trim, ..AllocatorConfig::from(&config.allocator) };
     Allocator::start(settings, watermarks, &open)
 }
 

@@ -347,7 +347,7 @@ struct TagTable {
 
 fn open(arg: &ConfigArg) -> Result<TagTable, RunError> {
     let config = load(arg.config.as_deref())?;
-    let store = store::backend(&config.dsn, &config.table).session();
+    let store = store::backend(&config.store.dsn, &config.store.table).session();
     Ok(TagTable { config, store })
 }
 
@@ -364,7 +364,7 @@ impl TagTable {
     ) -> Result<T, RunError> {
         ask(&mut *self.store).map_err(|error| match error {
             ChangeError::UnknownTag => {
-                RunError::UnknownTag { tag: tag.to_owned(), table: self.config.table.quoted() }
+                RunError::UnknownTag { tag: tag.to_owned(), table: self.config.store.table.quoted() }
             }
             error => RunError::Change(error),
         })
@@ -374,7 +374,7 @@ impl TagTable {
     fn watermark(&mut self, tag: &str) -> Result<i64, RunError> {
         let watermarks = watermarks(&self.config)?;
         if self.store.ignores_case()? {
-            let path = self.config.watermark_path.clone().unwrap_or_default();
+            let path = self.config.store.watermark_path.clone().unwrap_or_default();
             watermarks.ignore_case().map_err(|cause| RunError::Watermark { path, cause })?;
         }
         watermarks.get(tag).ok_or_else(|| RunError::NoWatermark(tag.to_owned()))

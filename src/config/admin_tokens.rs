@@ -7,7 +7,10 @@ use std::sync::Arc;
 use serde_json::Value;
 use subtle::ConstantTimeEq as _;
 
-use super::{ADMIN_TOKEN, ADMIN_TOKEN_VARIABLE, ADMIN_TOKENS, ConfigError, Entries, SecretKey, is_token};
+use super::ConfigError;
+use super::limits::is_token;
+use super::operator::{ADMIN_TOKEN, ADMIN_TOKEN_VARIABLE, ADMIN_TOKENS, TOKEN_ALLOWED, TOKENS_ALLOWED};
+use super::section::Source;
 use crate::dsn::Secret;
 
 const TOKENS_MAX: usize = 100;
@@ -23,9 +26,11 @@ impl AdminTokens {
         self.0.is_empty()
     }
 
-    /// Whether there is one of this name.
-    pub fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|(known, _)| **known == *name)
+    /// Adds AdminToken, and refuses a token that has two names.
+    pub(super) fn add(&mut self, token: Option<Secret>) -> Result<(), ConfigError> {
+        self.0.splice(..0, token.map(|token| (ADMIN_TOKEN.into(), token)));
+        let distinct: BTreeSet<_> = self.0.iter().map(|(_, token)| token.expose()).collect();
+        if distinct.len() < self.0.len() { Err(bad_tokens()) } else { Ok(()) }
     }
 
     /// Whether there is one of another name.
@@ -47,36 +52,27 @@ impl fmt::Debug for AdminTokens {
     }
 }
 
-impl Entries {
-    pub(super) fn admin_tokens(
-        &self,
-        env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<AdminTokens, ConfigError> {
-        let mut tokens: Vec<_> =
-            self.admin_token(env)?.map(|token| (ADMIN_TOKEN.name.into(), token)).into_iter().collect();
-        if let Some(value) = self.0.get(ADMIN_TOKENS.name) {
-            let SecretKey { name, allowed } = ADMIN_TOKENS;
-            // Neither names nor tokens are quoted: who mixes them up has given a token as a name.
-            let bad = || ConfigError::BadSecret { origin: name, allowed };
-            tokens.extend(named(value).ok_or_else(bad)?);
-            let distinct: BTreeSet<_> = tokens.iter().map(|(_, token)| token.expose()).collect();
-            if distinct.len() < tokens.len() {
-                return Err(bad());
-            }
-        }
-        Ok(AdminTokens(tokens))
-    }
+/// AdminToken, of the environment or of the file.
+pub(super) fn read_token(name: &'static str, source: &Source<'_>) -> Result<Option<Secret>, ConfigError> {
+    // As with the DSN, a secret that was not delivered must not mean that none is needed.
+    let (origin, value) = match ((source.env)(ADMIN_TOKEN_VARIABLE), source.get(name)) {
+        (Some(text), _) => (ADMIN_TOKEN_VARIABLE, Value::from(text)),
+        (None, Some(value)) => (name, value.clone()),
+        (None, None) => return Ok(None),
+    };
+    let token = value.as_str().filter(|text| is_token(text)).map(Secret::new);
+    token.map(Some).ok_or(ConfigError::BadSecret { origin, allowed: TOKEN_ALLOWED })
+}
 
-    fn admin_token(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Secret>, ConfigError> {
-        // As with the DSN, a secret that was not delivered must not mean that none is needed.
-        let (origin, value) = match (env(ADMIN_TOKEN_VARIABLE), self.0.get(ADMIN_TOKEN.name)) {
-            (Some(text), _) => (ADMIN_TOKEN_VARIABLE, Value::from(text)),
-            (None, Some(value)) => (ADMIN_TOKEN.name, value.clone()),
-            (None, None) => return Ok(None),
-        };
-        let token = value.as_str().filter(|text| is_token(text)).map(Secret::new);
-        token.map(Some).ok_or(ConfigError::BadSecret { origin, allowed: ADMIN_TOKEN.allowed })
-    }
+/// AdminTokens.
+pub(super) fn read_tokens(name: &'static str, source: &Source<'_>) -> Result<AdminTokens, ConfigError> {
+    let tokens = source.get(name).map_or_else(|| Some(Vec::new()), named);
+    tokens.map(AdminTokens).ok_or_else(bad_tokens)
+}
+
+/// Neither names nor tokens are quoted: who mixes them up has given a token as a name.
+fn bad_tokens() -> ConfigError {
+    ConfigError::BadSecret { origin: ADMIN_TOKENS, allowed: TOKENS_ALLOWED }
 }
 
 /// `None` if anything about it is not as it must be.
@@ -92,7 +88,7 @@ fn named(value: &Value) -> Option<Vec<(Arc<str>, Secret)>> {
 /// As in the log: no quotes, and no name that AdminToken goes by.
 fn is_name(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte);
-    NAME_BYTES.contains(&text.len()) && text.bytes().all(allowed) && text != ADMIN_TOKEN.name
+    NAME_BYTES.contains(&text.len()) && text.bytes().all(allowed) && text != ADMIN_TOKEN
 }
 
 #[cfg(test)]
@@ -110,7 +106,7 @@ mod tests {
         text.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
         let env = |name: &str| env.filter(|_| name == ADMIN_TOKEN_VARIABLE).map(str::to_owned);
         let config = Config::from_json(&text.to_string(), &env);
-        config.map(|config| config.admin.unwrap().tokens).map_err(|error| error.to_string())
+        config.map(|config| config.operator.tokens).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -123,7 +119,7 @@ mod tests {
         }
         assert!(!format!("{given:?}").contains("hunter"), "{given:?}");
         let only = tokens(json!({"AdminTokens": {"ann": OTHER}}), None).unwrap();
-        assert!(!only.is_empty() && !only.has("AdminToken") && only.has_other_than("AdminToken"));
+        assert!(!only.is_empty() && only.has_other_than("AdminToken"));
         let both = tokens(json!({"AdminTokens": {"ann": OTHER}}), Some(TOKEN)).unwrap();
         assert_eq!(both.name_of(TOKEN.as_bytes()).map(|name| &**name), Some("AdminToken"));
         assert!(tokens(json!({}), None).unwrap().is_empty());

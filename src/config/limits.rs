@@ -5,9 +5,12 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use super::{ACCESS_TOKENS, ConfigError, SecretKey, TAG_LIMITS, TOKEN_BYTES, bad_value};
+use super::api::{ACCESS_TOKENS, ACCESS_TOKENS_ALLOWED, TAG_LIMITS};
+use super::error::{ConfigError, bad_value};
 use crate::store::tag::TAG_BYTES_MAX;
 
+/// How long a token may be: a shorter one is soon guessed.
+const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
 const ACCESS_TOKENS_MAX: usize = 1000;
 const TAG_LIMITS_MAX: usize = 10_000;
 const TOKEN_NAME_BYTES_MAX: usize = 64;
@@ -83,11 +86,11 @@ impl TagLimits {
         let Some(given) = given else { return Ok(Self::default()) };
         let tags = given.as_object().filter(|tags| tags.len() <= TAG_LIMITS_MAX);
         let tags = tags.ok_or_else(|| {
-            bad_value(TAG_LIMITS.name, Some(given), format!("an object of up to {TAG_LIMITS_MAX} tags"))
+            bad_value(TAG_LIMITS, Some(given), format!("an object of up to {TAG_LIMITS_MAX} tags"))
         })?;
         let mut limits = Self::default();
         for (tag, value) in tags {
-            let place = Place { shown: format!("{}: {tag:?}", TAG_LIMITS.name), is_secret: false };
+            let place = Place { shown: format!("{}: {tag:?}", TAG_LIMITS), is_secret: false };
             if !(1..=TAG_BYTES_MAX).contains(&tag.len()) {
                 return Err(place.error(format!("is no tag: allowed are 1 to {TAG_BYTES_MAX} bytes")));
             }
@@ -135,8 +138,7 @@ pub(super) fn is_token(text: &str) -> bool {
 }
 
 fn bad_tokens() -> ConfigError {
-    let SecretKey { name, allowed } = ACCESS_TOKENS;
-    ConfigError::BadSecret { origin: name, allowed }
+    ConfigError::BadSecret { origin: ACCESS_TOKENS, allowed: ACCESS_TOKENS_ALLOWED }
 }
 
 /// A name must be none of `tokens`, because it is shown.
@@ -147,7 +149,7 @@ fn parse_token(value: &Value, tokens: &Map<String, Value>) -> Result<AccessToken
     let is_name = |name: &&str| is_token_name(name) && !tokens.contains_key(*name);
     let name = members.get(NAME).map(|name| name.as_str().filter(is_name));
     let place = match name {
-        Some(Some(name)) => Place { shown: format!("{}: {name:?}", ACCESS_TOKENS.name), is_secret: true },
+        Some(Some(name)) => Place { shown: format!("{}: {name:?}", ACCESS_TOKENS), is_secret: true },
         _ => nameless_place(),
     };
     let members = place.object(value, &[TAGS, IDS_PER_SECOND, BURST, NAME])?;
@@ -162,7 +164,7 @@ fn parse_token(value: &Value, tokens: &Map<String, Value>) -> Result<AccessToken
 }
 
 fn nameless_place() -> Place {
-    Place { shown: format!("{}: a token without a name", ACCESS_TOKENS.name), is_secret: true }
+    Place { shown: format!("{}: a token without a name", ACCESS_TOKENS), is_secret: true }
 }
 
 fn is_token_name(name: &str) -> bool {
@@ -241,6 +243,7 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::{message, with};
     use super::*;
 
     const TOKEN: &str = "hunter2-hunter2-hunter2";
@@ -355,5 +358,39 @@ mod tests {
         let other = "hunter2-hunter2-hunter3";
         let swapped = json!({TOKEN: "*", other: {"tags": "*", "name": TOKEN, "ids_per_second": 0}});
         assert!(!AccessTokens::parse(&swapped).unwrap_err().to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn access_tokens_are_checked_and_never_shown() {
+        let secret = "hunter2-hunter2-hunter2";
+        for good in [
+            json!({secret: "*"}),
+            json!({secret: []}),
+            json!({secret: ["a"], "0123456789abcdef": ["a", "*"]}),
+        ] {
+            let config = with("AccessTokens", &good).unwrap();
+            assert_eq!(config.api.tokens.as_ref().unwrap().0.len(), good.as_object().unwrap().len());
+            assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+        }
+        let many: Map<String, Value> = (0..=1000).map(|n| (format!("{secret}{n}"), json!("*"))).collect();
+        for bad in [
+            json!(null),
+            json!(secret),
+            json!([secret]),
+            json!({}),
+            json!({"hunter2": "*"}),
+            json!({secret: "a"}),
+            json!({secret: [1]}),
+            json!({secret: [""]}),
+            json!({"hunter2 hunter2 hunter2": "*"}),
+            json!(many),
+        ] {
+            let error = with("AccessTokens", &bad).unwrap_err().to_string();
+            assert!(error.starts_with("AccessTokens is not as it must be: allowed is an object"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let twice = format!(r#"{{"DSN": "a", "AccessTokens": {{"{secret}": "*", "{secret}": ["a"]}}}}"#);
+        let error = message(&twice);
+        assert!(error.contains("is given twice") && !error.contains("hunter2"), "{error}");
     }
 }

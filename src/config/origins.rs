@@ -4,19 +4,25 @@ use std::net::Ipv6Addr;
 
 use serde_json::{Value, json};
 
-use super::{ConfigError, Entries, ListKey, bad_value, parse_host_name};
+use super::error::{ConfigError, bad_value};
+use super::rules::{List, parse_host_name};
+use super::section::{Rule as _, Source};
 
 const ENTRIES_MAX: usize = 100;
+/// All origins.
+const ALL: &str = "*";
 /// As long as the longest host name, with the longest scheme that anybody has, and a port.
 const ORIGIN_BYTES_MAX: usize = 300;
 
-pub(super) const CORS_ORIGINS: ListKey = ListKey {
-    name: "CorsOrigins",
+pub(super) const ORIGINS: List = List {
+    len_max: ENTRIES_MAX,
     allowed: "an array of up to 100 origins such as https://app.example.com:8443, or [\"*\"] for all",
+    read: parse_origin_or_all,
 };
-pub(super) const HTTP_NAMES: ListKey = ListKey {
-    name: "HttpNames",
+pub(super) const NAMES: List = List {
+    len_max: ENTRIES_MAX,
     allowed: "an array of up to 100 host names and IP addresses, without ports",
+    read: parse_name,
 };
 
 /// Which pages may use the port for clients, beside its own.
@@ -33,28 +39,23 @@ impl CorsOrigins {
     pub fn shown(&self) -> Value {
         match self {
             Self::Listed(origins) => json!(origins),
-            Self::All => json!(["*"]),
+            Self::All => json!([ALL]),
         }
     }
 }
 
-impl Entries {
-    pub(super) fn cors_origins(&self) -> Result<CorsOrigins, ConfigError> {
-        let entry = |text: &str| if text == "*" { Some(text.to_owned()) } else { parse_origin(text) };
-        let origins = self.list(&CORS_ORIGINS, ENTRIES_MAX, entry)?;
-        match origins.iter().any(|origin| origin == "*") {
-            false => Ok(CorsOrigins::Listed(origins)),
-            true if origins.len() == 1 => Ok(CorsOrigins::All),
-            true => {
-                let ListKey { name, allowed } = CORS_ORIGINS;
-                Err(bad_value(name, self.0.get(name), allowed.to_owned()))
-            }
-        }
+/// CorsOrigins: `*` must be alone.
+pub(super) fn read_origins(name: &'static str, source: &Source<'_>) -> Result<CorsOrigins, ConfigError> {
+    let origins = ORIGINS.read(name, source)?;
+    match origins.iter().any(|origin| origin == ALL) {
+        false => Ok(CorsOrigins::Listed(origins)),
+        true if origins.len() == 1 => Ok(CorsOrigins::All),
+        true => Err(bad_value(name, source.get(name), ORIGINS.allowed.to_owned())),
     }
+}
 
-    pub(super) fn http_names(&self) -> Result<Vec<String>, ConfigError> {
-        self.list(&HTTP_NAMES, ENTRIES_MAX, parse_name)
-    }
+fn parse_origin_or_all(text: &str) -> Option<String> {
+    if text == ALL { Some(text.to_owned()) } else { parse_origin(text) }
 }
 
 /// A host name, with a dot at its end or without, or an address; IPv6 with brackets or without.
@@ -105,7 +106,7 @@ mod tests {
 
     #[test]
     fn an_origin_is_a_scheme_a_host_and_perhaps_a_port() {
-        let origins = |value: Value| with("CorsOrigins", value).map(|config| config.cors_origins);
+        let origins = |value: Value| with("CorsOrigins", value).map(|config| config.http.cors_origins);
         for (given, expected) in [
             ("https://app.example.com", "https://app.example.com"),
             ("HTTPS://App.Example.com", "https://app.example.com"),
@@ -157,14 +158,14 @@ mod tests {
             json!(["*", "*"]),
             json!(vec!["https://a"; 101]),
         ] {
-            let expected = format!("CorsOrigins is {bad}: allowed is {}", CORS_ORIGINS.allowed);
+            let expected = format!("CorsOrigins is {bad}: allowed is {}", ORIGINS.allowed);
             assert_eq!(origins(bad), Err(expected));
         }
     }
 
     #[test]
     fn a_name_of_the_port_is_a_host_name_or_an_address() {
-        let names = |value: Value| with("HttpNames", value).map(|config| config.http_names);
+        let names = |value: Value| with("HttpNames", value).map(|config| config.http.names);
         for (given, expected) in [
             ("Ids.Example.com", "ids.example.com"),
             ("ids.example.com.", "ids.example.com"),
@@ -190,7 +191,7 @@ mod tests {
             json!(["*.a"]),
             json!(vec!["a"; 101]),
         ] {
-            let expected = format!("HttpNames is {bad}: allowed is {}", HTTP_NAMES.allowed);
+            let expected = format!("HttpNames is {bad}: allowed is {}", NAMES.allowed);
             assert_eq!(names(bad), Err(expected));
         }
     }

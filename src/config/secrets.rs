@@ -1,6 +1,8 @@
 //! Which keys of a configuration nobody else may read.
 
-use super::{ConfigError, DSN, Entries, KEYS, Key};
+use super::entries::Entries;
+use super::store::DSN;
+use super::{ConfigError, KEYS, Key};
 use crate::dsn::Dsn;
 
 /// The keys of `text`, the content of a config.json, that hold a secret: tokens, and a DSN with a password.
@@ -9,9 +11,9 @@ use crate::dsn::Dsn;
 /// Those of [`Config::from_json`](super::Config::from_json) for what is no configuration.
 pub fn secrets_in(text: &str) -> Result<Vec<&'static str>, ConfigError> {
     let entries = Entries::parse(text)?;
-    let is_secret = |key: &&Key| match key {
-        Key::Secret(_) => entries.has(key.name()),
-        key => key.name() == DSN.name && entries.0.get(DSN.name).is_some_and(has_password),
+    let is_secret = |key: &&Key| {
+        let is_one = |value| key.is_secret() || key.name() == DSN && has_password(value);
+        entries.get(key.name()).is_some_and(is_one)
     };
     Ok(KEYS.iter().filter(is_secret).map(Key::name).collect())
 }

@@ -20,13 +20,13 @@ use smallvec::SmallVec;
 use socket2::SockRef;
 use tracing::{info, warn};
 
-use super::Limits;
 use super::buffer_memory::{BufferMemory, UNCOUNTED_BYTES_MAX};
 use super::handler::{Handler, Reply, Service, Waiting, out_of_memory, too_many_connections};
 use super::origin::Cors;
 use super::queued::{received_bytes, unread_bytes, unsent_bytes};
 use super::request::{Outline, Reject, Values, Version};
 use super::response::{Answer, COMMON_HEADERS, Delivery, Encoder, reason};
+use crate::config::EngineLimits;
 use crate::episode::Episode;
 use crate::supervise;
 use crate::sync::lock;
@@ -55,7 +55,7 @@ impl Engine {
     /// Somebody else has taken the address in between, or the system has no threads left.
     pub fn start(
         listener: TcpListener,
-        limits: Limits,
+        limits: EngineLimits,
         service: Arc<Service>,
         new_handler: impl Fn() -> Handler + Send + 'static,
     ) -> io::Result<Self> {
@@ -93,7 +93,7 @@ impl Engine {
 /// Every open connection, by its descriptor. A connection is in here for as long as its descriptor is open, because it
 /// is removed, under the lock, before the crate drops the socket: so a descriptor found here is not another's.
 struct Connections {
-    limits: Limits,
+    limits: EngineLimits,
     service: Arc<Service>,
     memory: Arc<BufferMemory>,
     open: Mutex<Open>,
@@ -146,7 +146,7 @@ struct ActivityState {
 }
 
 impl Connections {
-    fn new(limits: Limits, service: Arc<Service>) -> Self {
+    fn new(limits: EngineLimits, service: Arc<Service>) -> Self {
         let open_count = Arc::<AtomicUsize>::default();
         service.counters.connections.track(open_count.clone());
         let memory = service.counters.buffer_memory(limits.buffer_bytes_max);
@@ -244,7 +244,7 @@ impl Connections {
 }
 
 impl Watch {
-    fn is_overdue(&mut self, fd: RawFd, now: Instant, limits: &Limits) -> bool {
+    fn is_overdue(&mut self, fd: RawFd, now: Instant, limits: &EngineLimits) -> bool {
         let activity = lock(&self.activity.state);
         if let Some((_, blocker)) = activity.waiting.as_ref().filter(|(until, _)| now >= *until) {
             blocker.unpark();
@@ -425,7 +425,7 @@ impl Connection {
     fn await_ids(&mut self, mut waiting: Box<Waiting>) -> Answer {
         let blocker = Blocker::current();
         let waker = Waker::from(Arc::new(Unpark(blocker.clone())));
-        let deadline = Instant::now() + self.handler.service().api.alloc_timeout;
+        let deadline = Instant::now() + self.handler.service().api.limits.alloc_timeout;
         lock(&self.activity.state).waiting = Some((deadline, blocker.clone()));
         let answer = loop {
             if let Poll::Ready(answer) = self.handler.poll(&mut waiting, &mut Context::from_waker(&waker)) {

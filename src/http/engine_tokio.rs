@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use super::Limits;
 use super::handler::{Handler, Service};
+use crate::config::EngineLimits;
 use crate::supervise;
 
 /// How often deadlines are looked at: none is kept more exactly.
@@ -51,7 +51,8 @@ impl Engine {
     /// The system has no threads or file descriptors left.
     pub fn start(
         listener: TcpListener,
-        limits: Limits,
+        limits: EngineLimits,
+        trim: fn(),
         service: Arc<Service>,
         new_handler: impl Fn() -> Handler + Send + Sync + 'static,
     ) -> io::Result<Self> {
@@ -65,9 +66,9 @@ impl Engine {
             let open = Arc::new(AtomicUsize::new(0));
             service.counters.connections.track(open.clone());
             ports.push(WorkerPort { connections, open: open.clone() });
-            let (new_handler, limits, memory) = (new_handler.clone(), limits.clone(), memory.clone());
+            let (new_handler, memory) = (new_handler.clone(), memory.clone());
             engine.spawn(format!("idalloc-http{index}"), async move || {
-                worker::Worker::new(new_handler(), limits.clone(), memory.clone(), open.clone())
+                worker::Worker::new(new_handler(), limits, trim, memory.clone(), open.clone())
                     .run(&mut arrivals)
                     .await;
             })?;

@@ -169,7 +169,7 @@ impl Handler {
         if api.is_limited(caller, &tag) {
             return None;
         }
-        count(request, api.batch_max).ok()?.is_none().then_some(tag)
+        count(request, api.limits.batch_max).ok()?.is_none().then_some(tag)
     }
 
     fn try_handle(&mut self, route: Option<Route>, request: &Request<'_>) -> Result<Reply, ApiError> {
@@ -203,7 +203,7 @@ impl Handler {
         let caller = caller(service, request)?;
         let tag = required_tag(request)?;
         caller.insist_on(&tag)?;
-        let command = match count(request, service.batch_max)? {
+        let command = match count(request, service.limits.batch_max)? {
             // A HEAD takes none.
             _ if request.method == Method::Head => Command::Left { tag: &tag },
             Some(count) => Command::Batch { tag: &tag, count },
@@ -218,7 +218,7 @@ impl Handler {
         let caller = caller(service, request)?;
         let tag = required_tag(request)?;
         caller.insist_on(&tag)?;
-        let count_max = service.lease_max;
+        let count_max = service.limits.lease_max;
         let count = count(request, count_max)?.ok_or_else(|| {
             Error::invalid(format!("count is missing: give the IDs to lease, 1 to {count_max}"))
         })?;

@@ -28,8 +28,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::alloc::Allocator;
 use crate::api;
-use crate::api::access::Access;
-use crate::api::admission::Admission;
 use crate::config::{Config, HttpEngine};
 use counters::Counters;
 use handler::{Handler, Service};
@@ -52,25 +50,6 @@ const ACCEPT_BACKLOG: i32 = 4096;
 
 pub use engine_tokio::{FILES_PER_WORKER, LINGERING_MAX};
 
-/// The limits that an engine keeps.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// The engine's threads.
-    pub workers: usize,
-    /// The most connections open at once.
-    pub connections_max: usize,
-    /// The most bytes that all connections together may hold while they wait.
-    pub buffer_bytes_max: usize,
-    /// The longest time from a request's first byte to its last.
-    pub read_timeout: Duration,
-    /// The longest time without progress in sending.
-    pub write_timeout: Duration,
-    /// The longest time between two requests.
-    pub idle_timeout: Duration,
-    /// Gives the system back what the global allocator holds and does not need. A worker calls it when a rush is over.
-    pub trim: fn(),
-}
-
 /// A running server.
 pub struct Server {
     address: SocketAddr,
@@ -84,38 +63,30 @@ enum Engine {
 }
 
 impl Server {
-    /// Listens where `config` says and serves the IDs of `allocator`; `trim` is that of [`Limits`].
+    /// Listens where `config` says and serves the IDs of `allocator`. A worker calls `trim` when a rush is over: it
+    /// gives the system back what the global allocator holds and does not need.
     ///
     /// # Errors
     /// The address is in use, not of this machine, or not permitted; or the system has no threads left.
     pub fn start(config: &Config, allocator: &Allocator, trim: fn()) -> io::Result<Self> {
-        let api = api::Service {
-            batch_max: config.batch_max,
-            lease_max: config.lease_max,
-            alloc_timeout: config.alloc_timeout,
-            access: config.access_tokens.as_ref().map(Access::new),
-            admission: Admission::new(config),
-            ..api::Service::default()
-        };
-        let gate = Gate::new(&config.http_names, &config.cors_origins);
-        let service = Arc::new(Service { api: Arc::new(api), counters: Counters::default(), gate });
-        let limits = Limits {
-            workers: config.workers,
-            connections_max: config.connections_max,
-            buffer_bytes_max: config.http_buffer_bytes_max,
-            read_timeout: config.http_read_timeout,
-            write_timeout: config.http_write_timeout,
-            idle_timeout: config.http_idle_timeout,
-            trim,
-        };
-        let listener = listen(config.http_host, config.http_port)?;
+        let Config { api, http, .. } = config;
+        let service = Arc::new(Service {
+            api: Arc::new(api::Service::new(api)),
+            counters: Counters::default(),
+            gate: Gate::new(&http.names, &http.cors_origins),
+        });
+        let (limits, listener) = (http.limits, listen(http.host, http.port)?);
         let address = listener.local_addr()?;
         let (new_handle, shared) = (allocator.handles(), service.clone());
         let new_handler = move || Handler::new(new_handle(), shared.clone());
-        let engine = match config.http_engine {
-            HttpEngine::Tokio => {
-                Engine::Tokio(engine_tokio::Engine::start(listener, limits, service.clone(), new_handler)?)
-            }
+        let engine = match http.engine {
+            HttpEngine::Tokio => Engine::Tokio(engine_tokio::Engine::start(
+                listener,
+                limits,
+                trim,
+                service.clone(),
+                new_handler,
+            )?),
             HttpEngine::MayMinihttp => {
                 Engine::May(engine_may::Engine::start(listener, limits, service.clone(), new_handler)?)
             }

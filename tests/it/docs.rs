@@ -17,7 +17,7 @@ const ALARMS: &str = include_str!("../../deploy/prometheus/rules.yaml");
 
 #[test]
 fn the_readme_lists_every_key_with_its_default_and_range() {
-    for key in KEYS {
+    for key in KEYS.iter() {
         let row = format!("| {} | {} | {} |", key.name(), key.default_text(), key.allowed_text());
         assert!(README.contains(&row), "the README has no row that starts with: {row}");
     }
@@ -119,7 +119,7 @@ fn the_chinese_documents_are_in_step_with_the_english_ones() {
 fn the_chinese_readme_lists_every_key_with_its_default() {
     // The defaults that are no values.
     let in_chinese = [("none: required", "无，必填"), ("available cores", "可用核数"), ("none", "无")];
-    for key in KEYS {
+    for key in KEYS.iter() {
         let default = key.default_text().to_string();
         let default = in_chinese
             .iter()

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use idalloc::alloc::Allocator;
 use idalloc::api;
+use idalloc::config::ApiSection;
 use idalloc::http::body::Body;
 use idalloc::http::fast_path::Shortcut;
 use idalloc::http::handler::{Handler, Reply, Service};
@@ -37,10 +38,9 @@ const NEW_ROW: i64 = 1 << 40;
 static TRIMS: AtomicUsize = AtomicUsize::new(0);
 
 fn handler(allocator: &Allocator) -> Handler {
-    let service = Service {
-        api: Arc::new(api::Service { alloc_timeout: PATIENCE, ..api::Service::default() }),
-        ..Service::default()
-    };
+    let mut config = ApiSection::default();
+    config.limits.alloc_timeout = PATIENCE;
+    let service = Service { api: Arc::new(api::Service::new(&config)), ..Service::default() };
     Handler::new(allocator.handle(), Arc::new(service))
 }
 

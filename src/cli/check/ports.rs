@@ -10,9 +10,9 @@ pub(super) fn look(config: &Config) -> [Finding; 2] {
 }
 
 fn clients_port(config: &Config) -> Finding {
-    let place = place("the clients' port", config.http_host, config.http_port);
-    let has_tokens = config.access_tokens.is_some();
-    match (is_local(config.http_host), has_tokens) {
+    let place = place("the clients' port", config.http.host, config.http.port);
+    let has_tokens = config.api.tokens.is_some();
+    match (is_local(config.http.host), has_tokens) {
         (_, true) => Finding::ok(Code::ClientsPort, format!("{place} asks for AccessTokens")),
         (true, false) => Finding::ok(Code::ClientsPort, format!("{place} is open to this machine alone")),
         (false, false) => Finding::warning(
@@ -25,11 +25,12 @@ fn clients_port(config: &Config) -> Finding {
 
 /// A port that is open to others has a token: the configuration is refused otherwise.
 fn operators_port(config: &Config) -> Finding {
-    let Some(admin) = &config.admin else {
+    let operator = &config.operator;
+    if !operator.is_on() {
         return Finding::ok(Code::OperatorsPort, "there is no operator's port");
-    };
-    let place = place("the operator's port", admin.host, admin.port);
-    let text = match (is_local(admin.host), !admin.tokens.is_empty()) {
+    }
+    let place = place("the operator's port", operator.host, operator.port);
+    let text = match (is_local(operator.host), !operator.tokens.is_empty()) {
         (_, true) => format!("{place} asks for a token"),
         (true, false) => format!("{place} is open to every account of this machine, and to no other machine"),
         (false, false) => {

@@ -516,7 +516,7 @@ impl Connection {
 
     async fn await_ids(&self, mut waiting: Box<Waiting>) -> Answer {
         let handler = &self.worker.handler;
-        let limit = self.worker.service.api.alloc_timeout;
+        let limit = self.worker.service.api.limits.alloc_timeout;
         let answer = timeout(limit, poll_fn(|cx| handler.borrow_mut().poll(&mut waiting, cx))).await;
         answer.unwrap_or_else(|_| handler.borrow().give_up(&waiting))
     }

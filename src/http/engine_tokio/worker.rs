@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::connection::{Buffers, Connection};
 use super::{Slot, TICK};
-use crate::http::Limits;
+use crate::config::EngineLimits;
 use crate::http::buffer_memory::BufferMemory;
 use crate::http::counters::WorkerCounters;
 use crate::http::fast_path::{Memo, Shortcut};
@@ -39,7 +39,9 @@ pub(super) struct Worker {
     pub handler: RefCell<Handler>,
     pub encoder: RefCell<Encoder>,
     pub memo: RefCell<Memo<Shortcut>>,
-    pub limits: Limits,
+    pub limits: EngineLimits,
+    /// Gives the system back what the global allocator holds and does not need.
+    trim: fn(),
     pub memory: Arc<BufferMemory>,
     pub service: Arc<Service>,
     pub counters: Arc<CachePadded<WorkerCounters>>,
@@ -131,7 +133,13 @@ impl Rush {
 }
 
 impl Worker {
-    pub fn new(handler: Handler, limits: Limits, memory: Arc<BufferMemory>, open: Arc<AtomicUsize>) -> Self {
+    pub fn new(
+        handler: Handler,
+        limits: EngineLimits,
+        trim: fn(),
+        memory: Arc<BufferMemory>,
+        open: Arc<AtomicUsize>,
+    ) -> Self {
         Self {
             service: handler.service().clone(),
             counters: handler.counters().clone(),
@@ -139,6 +147,7 @@ impl Worker {
             encoder: RefCell::default(),
             memo: RefCell::default(),
             limits,
+            trim,
             memory,
             is_ending: Cell::default(),
             open,
@@ -204,10 +213,10 @@ impl Worker {
         self.memory.look();
         if self.rush.is_over() {
             self.spare_buffers.borrow_mut().truncate(SPARE_BUFFERS_KEPT);
-            (self.limits.trim)();
+            (self.trim)();
         }
         if self.handler.borrow_mut().forget_gone() {
-            (self.limits.trim)();
+            (self.trim)();
         }
         for (_, watch) in self.watches.borrow().iter() {
             if watch.deadline.get() <= self.now.get() {
