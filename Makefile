@@ -2,14 +2,14 @@
 
 .PHONY: build run test check lint loom simulation soak chaos failover galera e2e screenshots deps perf-deps bench instructions clients fuzz deny clean
 
-# The commit is shown by /api/status and in /metrics.
+# /api/status and /metrics show the commit.
 build:
 	IDALLOC_COMMIT="$$(git rev-parse --short=12 HEAD 2>/dev/null || true)" cargo build --release
 
 run:
 	cargo run --release
 
-# What the tests need and cargo does not bring.
+# Installs what the tests need besides cargo's crates.
 deps:
 	sh tests/install-deps.sh
 
@@ -26,23 +26,23 @@ loom:
 soak:
 	IDALLOC_SOAK_SECONDS=180 cargo test --locked --release --test soak -- --nocapture
 
-# What needs more of Debian's packages than `make test` installs.
+# Tests that need more of Debian's packages than `make test` installs.
 e2e: deps
 	sh tests/install-e2e.sh
 	cargo build --locked
 	cargo test --locked --package idalloc-e2e
 
-# The pictures of the dashboard in docs/screenshots.
+# Takes the screenshots of the dashboard in docs/screenshots.
 screenshots:
 	sh tests/install-e2e.sh
 	cargo build --locked
 	IDALLOC_SCREENSHOTS=$(CURDIR)/docs/screenshots cargo test --locked --package idalloc-e2e it_fits
 
-# Ten thousand seeds of the allocator's simulation; `make test` runs as many as fit into 15 s.
+# Ten thousand seeds of the allocator's simulation; `make test` runs 15 s of it.
 simulation:
 	IDALLOC_SIM_SEEDS=10000 cargo test --locked --release --test simulation -- --nocapture
 
-# Five minutes of servers and a database that fail, for hundreds of millions of IDs; `make test` has 40 s of it.
+# Five minutes of failing servers and a failing database, for hundreds of millions of IDs; `make test` has 40 s of it.
 chaos: deps
 	IDALLOC_CHAOS_SECONDS=300 cargo test --locked --release --test chaos -- --nocapture
 
@@ -50,7 +50,7 @@ chaos: deps
 failover: deps
 	IDALLOC_FAILOVER_ROUNDS=50 cargo test --locked --release --test failover -- --nocapture
 
-# A Galera cluster of three nodes that are killed and halted. It takes packages that the other tests do not.
+# A three-node Galera cluster whose nodes are killed and halted. It needs packages that the other tests do not.
 galera:
 	sh tests/install-galera.sh
 	cargo test --locked --features galera --test galera -- --nocapture
@@ -64,24 +64,24 @@ lint:
 
 check: lint test
 
-# What perf/ needs: load generators, peers, profilers.
+# Installs what perf/ needs: load generators, servers to compare with, profilers.
 perf-deps:
 	sh perf/install-deps.sh
 
 bench:
 	cargo bench --locked
 
-# The instructions of a request, against those of perf/callgrind-baseline.txt.
+# Counts the instructions of a request and compares them with perf/callgrind-baseline.txt.
 instructions:
 	sh tests/install-deps.sh valgrind
 	perf/callgrind.sh --check
 
-# The load tools that people have against the server: does each get an answer for every request?
+# Runs common load tools against the server: does each get an answer for every request?
 clients: perf-deps
 	perf/clients.sh
 
-# A minute of looking for bytes that the request parser does not treat as it must. It takes cargo-fuzz
-# (cargo install cargo-fuzz) and a C++ compiler, but no nightly Rust; `make test` tries what is in fuzz/corpus.
+# Fuzzes the request parser for a minute. It needs cargo-fuzz (cargo install cargo-fuzz) and a C++ compiler, but no
+# nightly Rust; `make test` replays fuzz/corpus.
 fuzz:
 	cargo fuzz run -s none request -- -max_total_time=60
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures idalloc beside its peers, writes perf/results/NAME.json, and ends with the table of goals:
+# Measures idalloc and other servers, writes perf/results/NAME.json, and prints the table of goals at the end:
 #
 #   perf/bench.sh [--quick] [--name NAME] [--only CASE] [--rounds N] [--seconds N]
 #

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Counts the instructions of a request from bytes to bytes, which no other load on the machine changes: the guard
-# against regressions.
+# Counts the instructions of a request from bytes to bytes. Other load on the machine does not change the count, so it
+# detects regressions.
 #
 #   perf/callgrind.sh            prints the counts
 #   perf/callgrind.sh --check    fails when one is more than 25 % above perf/callgrind-baseline.txt
 #   perf/callgrind.sh --save     makes the counts the baseline
 #
-# A case runs so many times and ten times as often: the difference has no start-up in it. Needs valgrind: make perf-deps.
+# Each case runs `few` and `many` requests; the difference excludes the start-up. Needs valgrind: make perf-deps.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2317 # functions are called by name
 #
-# Runs the load tools that people have against the release server, and fails when one does not get an answer for every
-# request: each has its own idea of HTTP/1 (ab speaks 1.0, h2load pipelines, curl waits for 100 Continue ..).
-# slowhttptest attacks for a few seconds meanwhile, and an honest client must notice nothing of it.
+# Runs common load tools against the release server, and fails if one does not get an answer for every request: each
+# speaks HTTP/1 in its own way (ab speaks 1.0, h2load pipelines, curl waits for 100 Continue ..). Meanwhile
+# slowhttptest attacks for a few seconds, and an honest client must not notice.
 #
 #   perf/clients.sh [-e ENGINE]
 #
-# ENGINE is tokio (the default) or may_minihttp, of which nothing is promised: it is there to compare. All tools
-# are required: make perf-deps. Everything is bounded in count or time; the whole takes about a minute.
+# ENGINE is tokio (the default) or may_minihttp, which promises nothing and is there to compare. All tools
+# are required: make perf-deps. Every run has a limit; the whole takes about a minute.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C
@@ -152,7 +152,7 @@ many_urls() { # the same as run_curl, on one connection, and with answers that a
     report "curl, 500 URLs: order" "$log" "$((connects == 1 && ascending))" "$connects connection, $(wc -l <"$work/ids") IDs, ascending: $ascending"
 }
 
-# slowhttptest says every few seconds whether its own probe was answered, and stops when it has no connection left.
+# slowhttptest reports every few seconds whether its own probe was answered, and stops when it has no connection left.
 attack() { # NAME URL END ARGUMENTS..: END is a pattern of how it has to end
     local log=$work/attack.log honest=$work/honest.log code=0 honest_code=0 unavailable end
     bounded hey -z "$((attack_seconds + 1))s" -c 8 -q 50 -t 1 "$target" >"$honest" 2>&1 &
@@ -192,15 +192,15 @@ run_curl "curl" 1 "$target"
 run_curl "curl, POST form" 1 --data-urlencode "$form" "$base/alloc"
 run_curl "curl --head" 1 --head "$target"
 run_curl "curl --http1.0" 1 --http1.0 "$target"
-# curl sends the body when it is told to, or after this timeout: never in time.
+# curl sends the body after 100 Continue, or after this timeout, which is too late.
 run_curl "curl, Expect, large form" 1 --header 'Expect: 100-continue' --expect100-timeout 20 --data-binary "@$large_form" "$base/alloc"
 many_urls
 
-# A request that does not arrive in time is ended, so the attacker loses all its connections before its time is over.
+# A request that does not arrive in time is closed, so the attacker loses all its connections before its time is over.
 attack "slowhttptest -H" "$target" "^No open connections left" -H
 attack "slowhttptest -B" "$target" "^No open connections left" -B
-# 200 KB of answers for each connection, more than the kernel takes. What it has taken, it sends on after a close, so the
-# attacker may keep its connections.
+# 200 KB of answers for each connection, more than the kernel buffers. The kernel sends its buffer even after a close, so
+# the attacker may keep its connections.
 attack "slowhttptest -X" "$target&count=1000" "^(No open connections left|Hit test time limit)" -X -k 10 -w 10 -y 20 -n 1 -z 32
 
 stop_server

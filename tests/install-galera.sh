@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs what `make galera` needs and cargo does not bring.
+# Installs what `make galera` needs besides cargo's crates.
 set -eu
 . "$(dirname "$0")/installing.sh"
 
 need_mariadb
-# What a node that joins is sent its data by: mariadbd stays when mariadb-server is removed, this does not.
+# The programs that send a joining node its data. They go when mariadb-server is removed; mariadbd stays.
 need wsrep_sst_rsync mariadb-server
 need rsync rsync
 need /usr/lib/galera/libgalera_smm.so galera-4

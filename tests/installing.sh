@@ -1,21 +1,21 @@
-# What the install scripts share; each sources it.
+# Functions of the install scripts; each script sources this file.
 
 missing=""
 as_root=""
 [ "$(id -u)" = 0 ] || as_root="sudo"
 
-# Notes the package that brings a program, or a file, if that is not here.
+# Adds a package to the list if its program, or file, is missing.
 need() { # PROGRAM|FILE PACKAGE
     command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -f "$1" ] || missing="$missing $2"
 }
 
-# Notes MariaDB if its server is not here, or, for root, the account that the tests then run it as.
+# Adds MariaDB to the list if its server is missing or, for root, the account that the tests run it as.
 need_mariadb() {
     need mariadbd mariadb-server
     [ -n "$as_root" ] || getent passwd mysql >/dev/null || missing="$missing mariadb-server"
 }
 
-# Installs what is missing, on Debian and its children.
+# Installs the list, on Debian and its derivatives.
 install_missing() { # WHO_NEEDS_IT
     [ -n "$missing" ] || return 0
     if ! command -v apt-get >/dev/null 2>&1; then
