@@ -294,9 +294,9 @@ impl Shared {
         }
     }
 
-    /// Puts the tag on the list of those that may starve, if it is to be watched.
-    pub fn watch(&self, tag: &Arc<Tag>, watch: bool) {
-        if watch {
+    /// Puts the tag on the list of those that may starve, if it is to be tracked.
+    pub fn track(&self, tag: &Arc<Tag>, track: bool) {
+        if track {
             self.hungry.add(tag.clone());
         }
     }
@@ -633,15 +633,15 @@ impl Pending {
             match tag.park(need, cx.waker(), waiter, Instant::now()) {
                 Parked::TryAgain => {}
                 Parked::Leased(range) => return Step::Ready(Ok(Granted::Lease(range))),
-                Parked::Waiting { enqueue, watch } => {
+                Parked::Waiting { enqueue, track } => {
                     self.shared.enqueue(tag, enqueue);
-                    self.watch(watch);
+                    self.track(track);
                     return Step::Wait;
                 }
-                Parked::Fault { fault, watch } => {
+                Parked::Fault { fault, track } => {
                     // The row may be mended by now: look, though not too often.
                     self.shared.listing.request_row(tag.name());
-                    self.watch(watch);
+                    self.track(track);
                     return Step::Ready(Err(fault.into()));
                 }
                 Parked::TooLarge => return Step::Ready(Err(AllocError::LeaseTooLarge)),
@@ -667,9 +667,9 @@ impl Pending {
         }
     }
 
-    fn watch(&self, watch: bool) {
+    fn track(&self, track: bool) {
         if let Registration::Tag(tag, _) = &self.registration {
-            self.shared.watch(tag, watch);
+            self.shared.track(tag, track);
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::sync::lock;
-use crate::tag::{Hunger, Tag};
+use crate::tag::{Starvation, Tag};
 
 /// How long a tag's chain may be empty while a refill is under way before the node counts as unhealthy.
 pub(crate) const EMPTY_GRACE: Duration = Duration::from_millis(500);
@@ -58,18 +58,18 @@ impl Hungry {
         let (mut complaints, mut news) = (Vec::new(), Vec::new());
         let mut lists = lock(&self.0);
         for tag in lists.next() {
-            let hunger = tag.hunger(EMPTY_GRACE, now);
-            let starves = hunger == Hunger::Starving;
+            let starvation = tag.starvation(EMPTY_GRACE, now);
+            let starves = starvation == Starvation::Starving;
             if tag.note_starving(starves, now) {
                 news.push((tag.clone(), starves));
             }
-            match hunger {
-                Hunger::None => {}
-                Hunger::Starving if complaints.len() < COMPLAINTS_MAX => {
+            match starvation {
+                Starvation::None => {}
+                Starvation::Starving if complaints.len() < COMPLAINTS_MAX => {
                     complaints.push(tag.complaint());
                     lists.starving.push(tag);
                 }
-                Hunger::Starving | Hunger::Brief => lists.others.push_back(tag),
+                Starvation::Starving | Starvation::Brief => lists.others.push_back(tag),
             }
         }
         drop(lists);

@@ -118,7 +118,7 @@ struct State {
     unmet: Option<Unmet>,
     starving: Option<Box<Episode>>,
     /// Whether the tag is on its allocator's list of those to look at when the node's health is asked for.
-    on_watch: bool,
+    tracked: bool,
     /// Refills that failed since the last that did not.
     failures: u32,
     /// Those of them that failed because of the tag's row.
@@ -209,14 +209,14 @@ pub enum Parked {
         /// How the tag must be put into the refill queue, if at all.
         enqueue: Option<Urgency>,
         /// Whether the tag must be put on the list of those that may starve.
-        watch: bool,
+        track: bool,
     },
     /// It is no use waiting before the row is mended.
     Fault {
         /// What is wrong with the row.
         fault: Fault,
         /// As for `Waiting`.
-        watch: bool,
+        track: bool,
     },
     /// The lease asks for more than one reservation may take of what is left below 2^63.
     TooLarge,
@@ -224,9 +224,9 @@ pub enum Parked {
     Closed,
 }
 
-/// What [`Tag::hunger`] found.
+/// What [`Tag::starvation`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hunger {
+pub enum Starvation {
     /// Callers find IDs, or there were no callers, or the tag is closed.
     None,
     /// Callers find too little, but have not for long, or others are served: as usual for a small step.
@@ -357,7 +357,7 @@ impl Tag {
             closed: false,
             unmet: None,
             starving: None,
-            on_watch: false,
+            tracked: false,
             failures: 0,
             row_failures: 0,
         };
@@ -415,15 +415,15 @@ impl Tag {
         }
         self.note_spent(&mut state);
         // A lease that does not fit says nothing about the tag's other callers.
-        let watch = (left == 0 || matches!(need, Need::Supply(_))) && state.note_unmet(left, now);
+        let track = (left == 0 || matches!(need, Need::Supply(_))) && state.note_unmet(left, now);
         if let Some(fault) = state.fault.clone() {
-            return Parked::Fault { fault, watch };
+            return Parked::Fault { fault, track };
         }
         if matches!(need, Need::Lease(ids) if state.exceeds_reservation(ids)) {
             return Parked::TooLarge;
         }
         state.register(need, waker, id);
-        Parked::Waiting { enqueue: state.request(Urgency::Urgent), watch }
+        Parked::Waiting { enqueue: state.request(Urgency::Urgent), track }
     }
 
     /// The range reserved for a parked lease, once it is there.
@@ -452,14 +452,14 @@ impl Tag {
         state.tail.as_ref().map(|_| self.left_in(&state))
     }
 
-    /// How badly the tag wants IDs. One that has some is taken off the watch list by its caller.
-    pub fn hunger(&self, grace: Duration, now: Instant) -> Hunger {
+    /// How badly the tag wants IDs. One that has some is not tracked any more by its caller.
+    pub fn starvation(&self, grace: Duration, now: Instant) -> Starvation {
         let mut state = self.lock();
         let left = self.left_in(&state);
-        let hunger = state.hunger(left, grace, now);
+        let starvation = state.starvation(left, grace, now);
         state.note_progress(left, now);
-        state.on_watch &= hunger != Hunger::None;
-        hunger
+        state.tracked &= starvation != Starvation::None;
+        starvation
     }
 
     /// What the tag's callers lack, for who cannot serve because of it.
@@ -1004,13 +1004,13 @@ pub fn step_fault(step: i64) -> Option<Fault> {
 }
 
 impl State {
-    fn hunger(&self, left: u64, grace: Duration, now: Instant) -> Hunger {
-        let Some(unmet) = self.unmet.filter(|_| !self.closed) else { return Hunger::None };
+    fn starvation(&self, left: u64, grace: Duration, now: Instant) -> Starvation {
+        let Some(unmet) = self.unmet.filter(|_| !self.closed) else { return Starvation::None };
         // A refill that has failed is tried again, and mostly succeeds: a row may be locked for a moment.
         let over = now.saturating_duration_since(unmet.since) >= grace;
         match (over && left >= unmet.left) || (left == 0 && self.fault.is_some()) {
-            true => Hunger::Starving,
-            false => Hunger::Brief,
+            true => Starvation::Starving,
+            false => Starvation::Brief,
         }
     }
 
@@ -1028,7 +1028,7 @@ impl State {
                 TagState::Broken
             }
             Some(Fault::Exhausted) => TagState::Exhausted,
-            None if self.hunger(left, grace, now) == Hunger::Starving => TagState::Starving,
+            None if self.starvation(left, grace, now) == Starvation::Starving => TagState::Starving,
             None if self.tail.is_none() => TagState::Idle,
             None => TagState::Serving,
         }
@@ -1154,7 +1154,7 @@ impl State {
         id.and_then(|id| self.waiters.get(&id)).is_some_and(|waiter| waiter.lease == Lease::TooLarge)
     }
 
-    /// Takes note that a caller found too little. True when the tag must be put on the watch list. A row that no server
+    /// Takes note that a caller found too little. True when the tag must be tracked. A row that no server
     /// can serve is its operator's affair: it must not take every one of them out of the load balancer.
     fn note_unmet(&mut self, left: u64, now: Instant) -> bool {
         if matches!(
@@ -1164,7 +1164,7 @@ impl State {
             return false;
         }
         self.unmet.get_or_insert(Unmet { since: now, left });
-        !std::mem::replace(&mut self.on_watch, true)
+        !std::mem::replace(&mut self.tracked, true)
     }
 
     /// A fence is not hidden by what else is wrong with the row: it is over when `max_id` is mended, and not before. Where
@@ -1481,19 +1481,31 @@ mod tests {
         let later = |seconds| now + Duration::from_secs(seconds);
         tag.complete(Job::Extend(10), ids(10, 20));
         park(&tag, Need::Lease(500), &mut None);
-        assert_eq!(tag.hunger(Duration::ZERO, later(1)), Hunger::None, "leases have their own reservation");
-        let Parked::Waiting { watch: true, .. } = park(&tag, Need::Supply(500), &mut None) else {
+        assert_eq!(
+            tag.starvation(Duration::ZERO, later(1)),
+            Starvation::None,
+            "leases have their own reservation"
+        );
+        let Parked::Waiting { track: true, .. } = park(&tag, Need::Supply(500), &mut None) else {
             panic!("too few")
         };
         tag.postpone();
-        assert_eq!(tag.hunger(Duration::from_secs(5), later(1)), Hunger::Brief);
-        assert_eq!(tag.hunger(Duration::from_secs(5), later(6)), Hunger::Starving);
+        assert_eq!(tag.starvation(Duration::from_secs(5), later(1)), Starvation::Brief);
+        assert_eq!(tag.starvation(Duration::from_secs(5), later(6)), Starvation::Starving);
         assert_eq!(tag.figures(Duration::from_secs(5), later(6)).state, TagState::Starving);
         TagHandle::new(tag.clone()).claim(1).unwrap();
-        assert_eq!(tag.hunger(Duration::from_secs(5), later(7)), Hunger::Brief, "somebody was served");
-        assert_eq!(tag.hunger(Duration::from_secs(5), later(13)), Hunger::Starving, "and nobody since");
+        assert_eq!(
+            tag.starvation(Duration::from_secs(5), later(7)),
+            Starvation::Brief,
+            "somebody was served"
+        );
+        assert_eq!(
+            tag.starvation(Duration::from_secs(5), later(13)),
+            Starvation::Starving,
+            "and nobody since"
+        );
         tag.complete(Job::Extend(10), ids(20, 30));
-        assert_eq!(tag.hunger(Duration::ZERO, later(13)), Hunger::None);
+        assert_eq!(tag.starvation(Duration::ZERO, later(13)), Starvation::None);
     }
 
     #[test]
@@ -1510,14 +1522,18 @@ mod tests {
         let later = Instant::now() + Duration::from_secs(1);
         let mut one = None;
         let tag = running(10);
-        let Parked::Waiting { watch, .. } = park(&tag, Need::Supply(1), &mut one) else { panic!("empty") };
-        assert!(watch);
-        assert_eq!(tag.hunger(Duration::from_secs(5), later), Hunger::Brief);
-        assert_eq!(tag.hunger(Duration::ZERO, later), Hunger::Starving);
+        let Parked::Waiting { track, .. } = park(&tag, Need::Supply(1), &mut one) else { panic!("empty") };
+        assert!(track);
+        assert_eq!(tag.starvation(Duration::from_secs(5), later), Starvation::Brief);
+        assert_eq!(tag.starvation(Duration::ZERO, later), Starvation::Starving);
         tag.postpone();
-        assert_eq!(tag.hunger(Duration::from_secs(5), later), Hunger::Brief, "it is tried again at once");
+        assert_eq!(
+            tag.starvation(Duration::from_secs(5), later),
+            Starvation::Brief,
+            "it is tried again at once"
+        );
         tag.complete(Job::Extend(10), ids(10, 20));
-        assert_eq!(tag.hunger(Duration::ZERO, later), Hunger::None);
+        assert_eq!(tag.starvation(Duration::ZERO, later), Starvation::None);
     }
 
     #[test]
@@ -1529,7 +1545,7 @@ mod tests {
             tag.refuse(fault.clone());
             assert_eq!(
                 park(&tag, Need::Supply(1), &mut None),
-                Parked::Fault { fault, watch: false },
+                Parked::Fault { fault, track: false },
                 "every other server has the same row"
             );
         }
@@ -1659,11 +1675,11 @@ mod tests {
         let refused = tag.refuse(Fault::Regression { granted: 20 });
         assert_eq!(refused, Refused { news: true, discarded: vec![Discarded(ids(13, 20))] });
         assert_eq!(handle.claim(1), None, "others may have been granted the same");
-        assert_eq!(tag.hunger(Duration::from_secs(9), Instant::now()), Hunger::None, "nobody asks");
-        let Parked::Fault { watch: true, .. } = park(&tag, Need::Supply(1), &mut None) else {
+        assert_eq!(tag.starvation(Duration::from_secs(9), Instant::now()), Starvation::None, "nobody asks");
+        let Parked::Fault { track: true, .. } = park(&tag, Need::Supply(1), &mut None) else {
             panic!("fenced")
         };
-        assert_eq!(tag.hunger(Duration::from_secs(9), Instant::now()), Hunger::Starving);
+        assert_eq!(tag.starvation(Duration::from_secs(9), Instant::now()), Starvation::Starving);
         assert_eq!(tag.close(), Closed::default());
     }
 
@@ -1770,13 +1786,13 @@ mod tests {
     fn a_mended_row_is_served_and_one_mended_badly_is_not() {
         let tag = tag(0);
         let mut waiter = None;
-        let fault = Parked::Fault { fault: Fault::Step(0), watch: false };
+        let fault = Parked::Fault { fault: Fault::Step(0), track: false };
         assert_eq!(park(&tag, Need::Supply(1), &mut waiter), fault);
         assert_eq!(tag.observe_row(5, 0, Instant::now()), Some(Urgency::Urgent));
         tag.refuse(Fault::Regression { granted: 100 });
         assert_eq!(tag.observe_row(5, 99, Instant::now()), None);
         assert_eq!(tag.observe_row(-1, 100, Instant::now()), None, "max_id is mended, and step is not");
-        let fault = Parked::Fault { fault: Fault::Step(-1), watch: false };
+        let fault = Parked::Fault { fault: Fault::Step(-1), track: false };
         assert_eq!(park(&tag, Need::Supply(1), &mut waiter), fault);
     }
 }
