@@ -12,22 +12,22 @@ use super::section::section;
 section! {
     /// How the allocator is set up.
     pub struct AllocatorSection {
-        /// The threads, each with a session of its own, that ask the store for segments.
+        /// Threads that reserve segments, each with its own connection to the store.
         pub refill_threads: usize = "RefillThreads", Integer::new(2, 1..=64, "threads");
-        /// The tags that get their first segment before the first request.
+        /// Loaded at start, the most recently used first.
         pub preload_tags: usize = "PreloadTags", Integer::new(64, 0..=1_000_000, "tags");
-        /// How often the table is searched for new tags.
+        /// How often the table is read for new, changed and deleted rows.
         pub tag_reload: Duration = "TagReloadSeconds", Integer::seconds(10, 1..=3600);
-        /// For how many seconds a reservation of a busy tag is to last.
+        /// How much of a busy tag's traffic one reservation covers.
         pub segment_seconds: u32 = "SegmentSeconds", Integer::new(10, 1..=3600, "s");
-        /// The most that one reservation takes, in steps.
+        /// The most that one reservation takes.
         pub step_factor_max: i64 = "MaxStepFactor", Integer::new(1000, 1..=1_000_000, "steps");
-        /// What to do when the store has gone back.
+        /// When the store has gone back: stop the tag until its row is repaired, or raise the row and continue.
         pub on_regression: OnRegression = "OnRegression",
             Choice(&[("refuse", OnRegression::Refuse), ("advance", OnRegression::Advance)]);
-        /// Whether a database server other than before is not trusted to have all commits.
+        /// Do not trust a new database server, or the same one after a restart, to have all commits.
         pub failover_guard: bool = "FailoverGuard", Choice(&[("on", true), ("off", false)]);
-        /// How far rows are then raised at least.
+        /// How far the rows of such a server are raised at least.
         pub failover_steps: i64 = "FailoverSteps", Integer::new(1000, 1..=1_000_000_000, "steps");
     }
 }

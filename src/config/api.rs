@@ -19,13 +19,13 @@ pub(super) const TAG_LIMITS: &str = "TagLimits";
 section! {
     /// What clients may ask for.
     pub struct ApiSection {
-        /// Who may have IDs of which tags; none: everybody, of all.
+        /// Who may take IDs of which tags, and how many.
         pub tokens: Option<AccessTokens> = ACCESS_TOKENS, Secret {
             allowed: ACCESS_TOKENS_ALLOWED,
             read: |name, source| source.get(name).map(AccessTokens::parse).transpose(),
             is_set: Option::is_some,
         };
-        /// How many IDs of which tags may be taken from this server.
+        /// How many IDs of a tag this server gives.
         pub tag_limits: TagLimits = TAG_LIMITS, Custom {
             default: "none",
             allowed: "an object of up to 10000 tags, and \"*\" for each other, with ids_per_second and burst, each 1 to 1000000000 IDs",
@@ -43,11 +43,11 @@ section! {
     /// What a command may ask for.
     #[derive(Copy)]
     pub struct ApiLimits {
-        /// The longest time that it waits for IDs.
+        /// How long a request waits for IDs; then 503.
         pub alloc_timeout: Duration = "AllocTimeout", Integer::millis(2000, 1..=60_000);
-        /// The most IDs in one batch, an `/alloc`.
+        /// The most in one `/alloc`.
         pub batch_max: u64 = "MaxBatch", Integer::new(10_000, 1..=100_000, "IDs");
-        /// The most IDs in one lease, a `/segment`.
+        /// The most in one `/segment`.
         pub lease_max: u64 = "MaxLease", Integer::new(1_000_000, 1..=LEASE_MAX, "IDs");
     }
 }

@@ -15,20 +15,21 @@ section! {
     pub struct HttpSection {
         /// The address to listen on.
         pub host: IpAddr = "HttpHost", address("0.0.0.0");
-        /// The port to listen on; 0 is any free one.
+        /// The port to listen on.
         pub port: u16 = "HttpPort", Integer::new(8880, 0..=65_535, "(0: any free port)");
-        /// What moves bytes between sockets and the request handler.
+        /// What moves bytes between sockets and the API.
         pub engine: HttpEngine = "HttpEngine", ENGINES;
-        /// How long requests are served on after the signal to stop.
+        /// How long a server that is told to stop keeps serving while `/health` fails.
         pub drain_time: Duration = "DrainSeconds", Integer::seconds(5, 0..=3600);
-        /// Which pages may use the port, beside its own.
+        /// Whose pages may use this server from a browser.
         pub cors_origins: CorsOrigins = "CorsOrigins", Custom {
             default: "none",
             allowed: origins::ORIGINS.allowed,
             read: origins::read_origins,
             show: CorsOrigins::shown,
         };
-        /// The hosts that clients may ask for, in lower case, IPv6 addresses in brackets; none: any.
+        /// The names that clients use for this server: requests under another name get 421. None: any name works.
+        // In lower case, IPv6 addresses in brackets.
         pub names: Vec<String> = "HttpNames", origins::NAMES;
     }
     and {
@@ -41,17 +42,18 @@ section! {
     /// The limits that an engine keeps.
     #[derive(Copy)]
     pub struct EngineLimits {
-        /// The longest time from a request's first byte to its last.
+        /// From a request's first byte to its last; then 408.
         pub read_timeout: Duration = "HttpReadTimeout", Integer::millis(5000, 1..=3_600_000);
-        /// The longest time without progress in sending.
+        /// Without progress in sending; then the connection is closed.
         pub write_timeout: Duration = "HttpWriteTimeout", Integer::millis(5000, 1..=3_600_000);
-        /// The longest time between two requests.
+        /// Between two requests; then the connection is closed.
         pub idle_timeout: Duration = "HttpIdleTimeout", Integer::millis(75_000, 1..=3_600_000);
-        /// The most bytes that all unfinished requests and unsent answers may take together.
+        /// The most memory for unfinished requests and unsent answers of all connections together; beyond it, 503 and a
+        /// close.
         pub buffer_bytes_max: usize = "HttpBufferMemory", Integer::mib(64, 1..=65_536);
-        /// The engine's threads.
+        /// Threads that serve connections.
         pub workers: usize = "Workers", Integer::cores(1..=1024, "threads");
-        /// The most connections open at once.
+        /// The most open connections; one more gets 503 and a close.
         pub connections_max: usize = "MaxConnections", Integer::new(16_384, 1..=1_000_000, "connections");
     }
 }

@@ -19,29 +19,32 @@ pub(super) const TOKENS_ALLOWED: &str = "an object of 1 to 100 names, each 1 to 
 section! {
     /// How the operator's port is set up.
     pub struct OperatorSection {
-        /// The address to listen on.
+        /// The operator's port: the address to listen on; one that others can reach needs AdminToken.
         pub host: IpAddr = "AdminHost", address("127.0.0.1");
-        /// The port to listen on; 0: there is none.
+        /// The operator's port.
         pub port: u16 = "AdminPort", Integer::new(8881, 0..=65_535, "(0: none)");
-        /// What an operator must present, unless it is one of the tokens with names.
+        /// What an operator must present; `IDALLOC_ADMIN_TOKEN` overrides it.
         pub(super) token: Option<dsn::Secret> = ADMIN_TOKEN, Secret {
             allowed: TOKEN_ALLOWED,
             read: admin_tokens::read_token,
             is_set: Option::is_some,
         };
-        /// All that an operator may present, by name: AdminToken is one of them. There is one when others can reach the port.
+        /// More operators' tokens, by name: the log says whose token made a change.
+        // With AdminToken under its own name. There is one when others can reach the port.
         pub tokens: AdminTokens = ADMIN_TOKENS, Secret {
             allowed: TOKENS_ALLOWED,
             read: admin_tokens::read_tokens,
             is_set: |tokens| tokens.has_other_than(ADMIN_TOKEN),
         };
-        /// What the port may be called beside its addresses and `localhost`, in lower case.
+        /// The operator's port: its names besides its IP addresses and localhost; requests under another name are
+        /// refused.
+        // In lower case.
         pub names: Vec<String> = "AdminNames", List {
             len_max: 100,
             allowed: "an array of up to 100 host names",
             read: parse_host_name,
         };
-        /// The most tags that have figures of their own in `/metrics`.
+        /// The most tags with their own series in `/metrics`; the others are summed.
         pub metrics_tags: usize = "MetricsTags", Integer::new(50, 0..=1000, "tags");
     }
 }

@@ -21,36 +21,36 @@ const WATERMARK_PATH: &str = "WatermarkPath";
 section! {
     /// How the store is set up.
     pub struct StoreSection {
-        /// Where the segments come from. Shown without its password.
+        /// Where the table is.
         pub dsn: Dsn = DSN, Custom {
             default: "none: required",
             allowed: DSN_ALLOWED,
             read: read_dsn,
             show: |dsn| dsn.to_string().into(),
         };
-        /// The table that holds a row for each tag.
+        /// The table's name.
         pub table: TableSpec = "table", Text {
             default: "segments",
             allowed: "table or database.table, each 1 to 64 of A-Z a-z 0-9 _ $",
             read: parse_table,
             show: |table| table.shown().into(),
         };
-        /// The table's column with the tag.
+        /// The tag's column: `biz_tag` works for a go-id-alloc or Leaf table as it is.
         pub(super) tag_column: Identifier = "TagColumn", Text {
             default: "app_tag",
             allowed: "1 to 64 of A-Z a-z 0-9 _ $",
             read: Identifier::new,
             show: |column| column.as_str().into(),
         };
-        /// Where it is remembered what was granted. The embedded store's file shares the fate of this one, so there it is
-        /// none unless it is set.
+        /// Where it remembers what it was granted; with the embedded store only if set.
+        // The embedded store's file shares the fate of this one.
         pub watermark_path: Option<PathBuf> = WATERMARK_PATH, Text {
             default: "idalloc-watermark.db",
             allowed: "a file of this server's own, or empty for none",
             read: parse_optional_path,
             show: |path| json!(path),
         };
-        /// Whether the embedded store's file may be on a network or FUSE file system.
+        /// Whether the embedded file may be on a network or FUSE file system.
         pub(super) any_file_system: bool = "AllowUnreliableFileSystem", Choice(&[("no", false), ("yes", true)]);
     }
 }

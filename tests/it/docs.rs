@@ -16,10 +16,15 @@ const MAKEFILE: &str = include_str!("../../Makefile");
 const ALARMS: &str = include_str!("../../deploy/prometheus/rules.yaml");
 
 #[test]
-fn the_readme_lists_every_key_with_its_default_and_range() {
+fn the_readme_lists_every_key_with_its_default_range_and_meaning() {
     for key in KEYS.iter() {
         let row = format!("| {} | {} | {} |", key.name(), key.default_text(), key.allowed_text());
-        assert!(README.contains(&row), "the README has no row that starts with: {row}");
+        let rest = README.split(&row).nth(1);
+        let rest = rest.unwrap_or_else(|| panic!("the README has no row that starts with: {row}"));
+        // The README may go on, with a sentence or a link.
+        let (doc, cell) = (key.doc().trim_end_matches('.'), rest.trim_start());
+        let same = cell.get(..doc.len()).is_some_and(|start| start.eq_ignore_ascii_case(doc));
+        assert!(same && cell[doc.len()..].starts_with([';', '.', ' ']), "{row} should go on: {doc}");
     }
     let rows = README.lines().skip_while(|line| !line.starts_with("| key |")).skip(2);
     assert_eq!(rows.take_while(|line| line.starts_with('|')).count(), KEYS.len(), "no other keys");
