@@ -113,6 +113,16 @@ mod tests {
     }
 
     #[test]
+    fn only_the_embedded_store_has_a_file_system() {
+        for (dsn, shown) in [("sqlite:a.db", "yes"), ("/db", "no")] {
+            let text = format!(r#"{{"DSN": "{dsn}", "AllowUnreliableFileSystem": "yes"}}"#);
+            let config = parse(&text).unwrap();
+            assert_eq!(config.shown()["AllowUnreliableFileSystem"], shown, "{dsn}");
+            assert_eq!(config.store.dsn.allows_any_file_system(), shown == "yes", "{dsn}");
+        }
+    }
+
+    #[test]
     fn names_are_quoted_for_sql() {
         let table = |name| with("table", &json!(name)).unwrap().store.table.quoted();
         assert_eq!(table("segments"), "`segments`");
