@@ -162,9 +162,8 @@ impl Failover {
                 state.paid.clear();
                 let now = Instant::now();
                 for (tag, step) in tags() {
-                    let granted = watermarks.get(tag);
-                    let margin = |highest| self.margin(step, highest);
-                    if let Some(expected) = readings.expected(tag, granted, margin, now) {
+                    let granted = watermarks.get(tag).unwrap_or(0);
+                    if let Some(expected) = self.expected(tag, step, granted, readings, now) {
                         state.owe(tag, expected);
                     }
                 }
@@ -175,8 +174,27 @@ impl Failover {
         Met::Current
     }
 
-    /// Takes note of the rows as `server` has them. After a change of server, those that did not owe then owe as well.
-    pub fn read(&self, server: &Arc<Server>, rows: &[TagRow], extent: Extent, watermarks: &Watermarks) {
+    /// Past everything that may have been granted of a row of this step by now; `None`: it was never read.
+    fn expected(&self, tag: &str, step: i64, granted: i64, readings: &Readings, now: Instant) -> Option<i64> {
+        readings.expected(tag, granted, |highest| self.margin(step, highest), now)
+    }
+
+    /// What a row owes that nobody has met since the newest change, and of which the IDs below `granted` may be granted.
+    fn owed_if_new(&self, tag: &str, step: i64, granted: i64, readings: &Readings) -> i64 {
+        let expected = self.expected(tag, step, granted, readings, Instant::now());
+        expected.unwrap_or_else(|| granted.saturating_add(self.margin(step, granted)))
+    }
+
+    /// Takes note of the rows as `server` has them. After a change of server, those that did not owe then owe as well. What
+    /// was read of them before is in `readings`.
+    pub fn read(
+        &self,
+        server: &Arc<Server>,
+        rows: &[TagRow],
+        extent: Extent,
+        readings: &Readings,
+        watermarks: &Watermarks,
+    ) {
         if self.is_off() {
             return;
         }
@@ -187,7 +205,7 @@ impl Failover {
         for row in rows {
             if state.is_new(&row.name) {
                 let base = watermarks.get(&row.name).unwrap_or(0).max(row.max_id).max(0);
-                state.owe(&row.name, base.saturating_add(self.margin(row.step, base)));
+                state.owe(&row.name, self.owed_if_new(&row.name, row.step, base, readings));
             }
         }
         // Others may have met another server while this one was read.
@@ -198,18 +216,18 @@ impl Failover {
     }
 
     /// What the tag's next reservation owes; it was granted IDs up to `granted`.
-    pub fn debt(&self, tag: &Tag, granted: i64) -> Debt {
+    pub fn debt(&self, tag: &Tag, granted: i64, readings: &Readings) -> Debt {
         let state = lock(&self.state);
         let owed = match state.is_new(tag.name()) {
-            true => Some(granted.saturating_add(self.margin(tag.step(), granted))),
+            true => Some(self.owed_if_new(tag.name(), tag.step(), granted, readings)),
             false => state.owed.get(tag.name()).copied(),
         };
         Debt { epoch: state.epoch, owed }
     }
 
     /// The lowest ID that the tag's next reservation may be granted of a row at `max_id`; it was granted IDs up to `granted`.
-    pub fn first_grantable(&self, tag: &Tag, max_id: i64, granted: i64) -> i64 {
-        match self.floor(self.debt(tag, granted), tag.step(), granted) {
+    pub fn first_grantable(&self, tag: &Tag, max_id: i64, granted: i64, readings: &Readings) -> i64 {
+        match self.floor(self.debt(tag, granted, readings), tag.step(), granted) {
             Floor::Leap { first_allowed, ahead } => first_allowed.max(max_id.saturating_add(ahead)),
             Floor::Refuse(_) | Floor::Raise(_) => max_id,
         }
@@ -372,16 +390,16 @@ mod tests {
         }
 
         fn read(&self, server: &Arc<Server>, rows: &[TagRow], extent: Extent) {
-            self.failover.read(server, rows, extent, &self.watermarks);
+            self.failover.read(server, rows, extent, &self.readings, &self.watermarks);
             self.readings.note(rows.iter().map(|row| (row.name.as_str(), row.max_id)), Instant::now());
         }
 
         fn owed(&self, name: &str) -> Option<i64> {
-            self.failover.debt(&tag(name), 0).owed
+            self.failover.debt(&tag(name), 0, &self.readings).owed
         }
 
         fn pay(&self, name: &str) {
-            let debt = self.failover.debt(&tag(name), 0);
+            let debt = self.failover.debt(&tag(name), 0, &self.readings);
             let start = debt.owed.expect("it owes");
             let granted = IdRange { start, end: start + STEP };
             self.failover.paid(&tag(name), debt, granted, &self.watermarks);
@@ -420,6 +438,19 @@ mod tests {
         node.read(&second, &rows, Extent::Whole);
         assert_eq!(["known", "new", "newest"].map(|tag| node.owed(tag)), [None, None, Some(3000 + MARGIN)]);
         assert_eq!(node.owed("added later"), None);
+    }
+
+    /// As one that a listing has just found, or whose row was gone for a moment.
+    #[test]
+    fn a_row_that_was_not_among_the_tags_at_the_change_owes_what_was_read_of_it() {
+        let node = Node::new(Watermarks::default());
+        let (first, second) = (look("first"), look("second"));
+        node.meet(&first, &[]);
+        node.read(&first, &[row("a", 5000), row("b", 5000)], Extent::Whole);
+        node.meet(&second, &[]);
+        assert_eq!(node.owed("a"), Some(5000 + MARGIN), "before the new server's table was read");
+        node.read(&second, &[row("b", 3000)], Extent::Some);
+        assert_eq!(node.owed("b"), Some(5000 + MARGIN), "after it was");
     }
 
     #[test]
@@ -482,7 +513,7 @@ mod tests {
         node.read(&second, &rows, Extent::Whole);
         for row in &rows {
             let tag = Tag::new(&row.name, STEP_MAX, Policy::default(), Instant::now());
-            let debt = node.failover.debt(&tag, 0);
+            let debt = node.failover.debt(&tag, 0, &node.readings);
             let part = i64::MAX / 1000;
             assert_eq!(debt.owed, Some(part), "{}", row.name);
             let floor = node.failover.floor(debt, STEP_MAX, 0);

@@ -392,7 +392,7 @@ impl Lister {
                 self.store.forget_session();
                 return Err(StoreError::Contended("the session is with a server that was left".to_owned()));
             }
-            failover.read(&server, rows, extent, watermarks);
+            failover.read(&server, rows, extent, readings, watermarks);
         }
         readings.note(rows.iter().map(|row| (row.name.as_str(), row.max_id)), began);
         Ok(())
@@ -573,7 +573,7 @@ impl Shared {
         let first_grantable = match tag.fault() {
             Some(Fault::Exhausted) => {
                 let granted = self.watermarks.get(&row.name).unwrap_or(0);
-                self.failover.first_grantable(tag, row.max_id, granted)
+                self.failover.first_grantable(tag, row.max_id, granted, &self.readings)
             }
             _ => row.max_id,
         };

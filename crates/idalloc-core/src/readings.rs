@@ -72,13 +72,13 @@ impl Readings {
     pub fn expected(
         &self,
         tag: &str,
-        granted: Option<i64>,
+        granted: i64,
         margin: impl FnOnce(i64) -> i64,
         now: Instant,
     ) -> Option<i64> {
         let reading = *lock(&self.rows).get(&self.hasher.hash_one(tag))?;
         let elapsed_s = f64::from(self.ticks(now).saturating_sub(reading.at)) / f64::from(TICKS_PER_S);
-        let highest = reading.highest.max(granted.unwrap_or(0)).max(0);
+        let highest = reading.highest.max(granted).max(0);
         // A row also grows by a leap after a change of server, and when an operator raises it. Without a limit, a database
         // that is started anew again and again would make each leap a multiple of the one before.
         let taken_max = (i64::MAX - highest) / LEFT_PER_FAILOVER;
@@ -128,17 +128,13 @@ mod tests {
             readings
                 .note([("busy", 1000 * i64::try_from(seconds).expect("small")), ("quiet", 50)], at(seconds));
         }
-        assert_eq!(readings.expected("quiet", None, |_| 100, at(3600)), Some(150), "at least the margin");
-        assert_eq!(
-            readings.expected("quiet", Some(500), |_| 100, at(10)),
-            Some(600),
-            "from what was granted here"
-        );
-        assert_eq!(readings.expected("busy", None, |_| 100, at(10)), Some(10_100));
-        let expected = readings.expected("busy", None, |_| 100, at(20)).expect("it was read");
+        assert_eq!(readings.expected("quiet", 0, |_| 100, at(3600)), Some(150), "at least the margin");
+        assert_eq!(readings.expected("quiet", 500, |_| 100, at(10)), Some(600), "from what was granted here");
+        assert_eq!(readings.expected("busy", 0, |_| 100, at(10)), Some(10_100));
+        let expected = readings.expected("busy", 0, |_| 100, at(20)).expect("it was read");
         assert!((29_900..=30_100).contains(&expected), "{expected}");
-        assert_eq!(readings.expected("other", None, |_| 100, at(10)), None);
-        assert_eq!(readings.expected("busy", None, |_| i64::MAX, at(10)), Some(i64::MAX));
+        assert_eq!(readings.expected("other", 0, |_| 100, at(10)), None);
+        assert_eq!(readings.expected("busy", 0, |_| i64::MAX, at(10)), Some(i64::MAX));
     }
 
     #[test]
@@ -149,7 +145,7 @@ mod tests {
         for outage in 0..1000_u64 {
             let at = |seconds: u64| start + Duration::from_secs(outage * 600 + seconds);
             readings.note([("a", max_id)], at(10));
-            max_id = readings.expected("a", None, |_| 1000, at(600)).expect("it was read");
+            max_id = readings.expected("a", 0, |_| 1000, at(600)).expect("it was read");
         }
         assert!(max_id < i64::MAX / 500, "{max_id}");
     }

@@ -411,7 +411,7 @@ impl Refiller {
             self.store.forget_session();
             return Err(StoreError::Contended("the session is with a server that was left".to_owned()));
         }
-        Ok(self.shared.failover.debt(tag, self.granted(tag)))
+        Ok(self.shared.failover.debt(tag, self.granted(tag), &self.shared.readings))
     }
 
     fn granted(&self, tag: &Tag) -> i64 {
@@ -497,8 +497,12 @@ impl Refiller {
             // The store may have granted to others since what is in memory here.
             self.shared.skipped.note_all(tag.name(), &tag.withdraw(), Reason::StoreGoneBack);
             let debt = self.debt(tag)?;
-            let first_allowed = debt.owed.unwrap_or(0).max(granted);
-            let range = self.reserve_above(tag, job.amount(), Floor::Raise(first_allowed))?;
+            // Another server may answer by now: of that, the row owes more.
+            let floor = match self.shared.failover.floor(debt, tag.step(), granted) {
+                Floor::Refuse(granted) => Floor::Raise(granted),
+                raise => raise,
+            };
+            let range = self.reserve_above(tag, job.amount(), floor)?;
             return self.hand_over(tag, job, range, Some(debt));
         }
         self.shared.reservations.note_fence();
@@ -570,8 +574,8 @@ mod tests {
     use crate::failover::Extent;
     use crate::memory::Table;
     use crate::sizing::Policy;
-    use crate::store::TagRow;
     use crate::store::server::Server;
+    use crate::store::{Rest, Rows, StoreReport, TagRow};
     use crate::watermark::Watermarks;
 
     fn tag(name: &str) -> Arc<Tag> {
@@ -592,7 +596,7 @@ mod tests {
         shared.meet(&server("first"));
         shared.meet(&second);
         let row = TagRow { name: "a".into(), step: STEP, max_id: known_max_id };
-        shared.failover.read(&second, &[row], Extent::Whole, &shared.watermarks);
+        shared.failover.read(&second, &[row], Extent::Whole, &shared.readings, &shared.watermarks);
         let refiller = Refiller { shared, store: Box::new(table.session()), duty: Duty::Any, failures: 0 };
         let tag = Arc::new(Tag::new("a", STEP, Policy::default(), Instant::now()));
         (refiller, table, tag)
@@ -621,6 +625,53 @@ mod tests {
         assert_eq!((tag.fault(), tag.figures(Duration::ZERO, Instant::now()).left), (None, 2));
         assert!(refiller.carry_out(&tag, Job::Extend(STEP)).is_ok());
         assert_eq!(tag.fault(), Some(Fault::Exhausted));
+    }
+
+    /// A store whose server has lost commits, and is replaced by a second one when that is noticed.
+    struct Replaced {
+        table: Arc<Table>,
+        servers: VecDeque<Arc<Server>>,
+    }
+
+    impl SegmentStore for Replaced {
+        fn check(&mut self) -> Result<StoreReport, StoreError> {
+            Ok(StoreReport::default())
+        }
+
+        fn list_tags(&mut self, _limit: usize) -> Result<Rows<TagRow>, StoreError> {
+            Ok(self.table.list().into())
+        }
+
+        fn server(&mut self) -> Result<Option<Arc<Server>>, StoreError> {
+            Ok(self.servers.pop_front())
+        }
+
+        fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
+            match self.servers.is_empty() {
+                true => self.table.reserve_above(tag, amount, floor),
+                false => Err(StoreError::GoneBack { max_id: 0 }),
+            }
+        }
+
+        fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError> {
+            Ok(self.table.give_back(rests))
+        }
+    }
+
+    #[test]
+    fn a_row_that_went_back_is_raised_by_what_it_owes_when_another_server_answers_meanwhile() {
+        const MAX_ID: i64 = 1_000_000;
+        let table = Table::of([TagRow { name: "a".into(), step: STEP, max_id: MAX_ID }]);
+        let config = AllocatorConfig { on_regression: OnRegression::Advance, ..AllocatorConfig::default() };
+        let shared = Arc::new(Shared::new(config, Watermarks::default()));
+        assert!(shared.watermarks.advance("a", IdRange { start: 0, end: 100 }).is_ok());
+        let servers = ["first", "second"]
+            .map(|name| Arc::new(Server::from_text(&format!("{name}\n\n\n")).expect("one")));
+        let store = Box::new(Replaced { table: table.clone(), servers: servers.into() });
+        let mut refiller = Refiller { shared, store, duty: Duty::Any, failures: 0 };
+        assert!(refiller.carry_out(&tag("a"), Job::Extend(STEP)).is_ok());
+        // The tag of this test has a step of 1.
+        assert_eq!(table.list()[0].max_id, MAX_ID + 1000 + STEP, "others may have been granted so many more");
     }
 
     fn next(queue: &RefillQueue) -> String {
