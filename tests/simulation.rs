@@ -13,6 +13,11 @@
 //!   cannot know of the others. Then an ID may come from two servers, though never twice from one. Where another database
 //!   server takes the table over, no ID comes twice at all. Every server then has a watermark file, without which a restart
 //!   would forget as well, and has read the table before the first loss: who has not knows of nothing that may be lost.
+//! - More than FailoverSteps steps of a tag lost to another database server, above what each server has read of the row in its
+//!   present process. A raise is as much by itself: who has not read the row since would raise it to the same IDs, if a second
+//!   failover loses the raise of the first. See [`Readers`].
+//! - Rows that the first listing of another database server misses, though it has them: nobody can tell them from rows that
+//!   were made later, which owe nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::env;
@@ -49,6 +54,7 @@ const REPLAYS: u64 = 200;
 /// How long a tag may take to serve when nothing fails any more, and a server to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 const HANG_MAX: Duration = Duration::from_millis(2);
+const FAILOVER_STEPS: i64 = 1000;
 const TAGS: [&str; 4] = ["a", "b", "c", "d"];
 
 // ---- what a seed fixes ----
@@ -101,6 +107,12 @@ impl Plan {
         &TAGS[..self.steps.len()]
     }
 
+    /// How many IDs of a tag may be lost that a server knows nothing of.
+    fn margin(&self, tag: &str) -> i64 {
+        let steps = self.tags().iter().zip(&self.steps);
+        FAILOVER_STEPS * steps.filter(|(name, _)| **name == tag).map(|(_, step)| step).sum::<i64>()
+    }
+
     fn config(&self) -> AllocatorConfig {
         AllocatorConfig {
             refill_threads: self.refill_threads,
@@ -108,7 +120,7 @@ impl Plan {
             tag_reload: Duration::from_millis(2),
             policy: Policy { segment_seconds: 0.5, step_factor_max: 4 }.into(),
             on_regression: self.on_regression,
-            failover_steps: Some(1000),
+            failover_steps: Some(FAILOVER_STEPS),
             ..AllocatorConfig::default()
         }
     }
@@ -163,11 +175,12 @@ struct Life {
     plan: Arc<Plan>,
     table: Arc<Table>,
     watermark_file: Option<PathBuf>,
-    /// A bit for each server that has read the table.
-    readers: Arc<AtomicU64>,
+    readers: Arc<Readers>,
     server: u64,
-    /// One of its sessions has read the table.
-    has_listed: AtomicBool,
+    /// What was read of the table last, unless that is noted in `readers`.
+    listed: Mutex<Option<Vec<TagRow>>>,
+    /// It is not started again.
+    is_last: bool,
     /// Crashed: the store hears nothing more of it.
     dead: AtomicBool,
     /// No more faults.
@@ -182,8 +195,9 @@ impl Life {
         plan: Arc<Plan>,
         table: Arc<Table>,
         watermark_file: Option<PathBuf>,
-        readers: Arc<AtomicU64>,
+        readers: Arc<Readers>,
         server: u64,
+        is_last: bool,
     ) -> Life {
         Life {
             plan,
@@ -191,7 +205,8 @@ impl Life {
             watermark_file,
             readers,
             server,
-            has_listed: AtomicBool::new(false),
+            listed: Mutex::default(),
+            is_last,
             dead: AtomicBool::new(false),
             calm: AtomicBool::new(false),
             grants: Mutex::default(),
@@ -199,9 +214,11 @@ impl Life {
         }
     }
 
-    /// The server knows what was in the table before the first loss.
-    fn note_reader(&self) {
-        self.readers.fetch_or(1 << self.server, Relaxed);
+    /// The server has taken note of what it read last.
+    fn note_listed(&self) {
+        if let Some(rows) = lock(&self.listed).take() {
+            self.readers.note(self.server, if self.is_last { &rows } else { &[] });
+        }
     }
 
     fn is_dead(&self) -> bool {
@@ -231,20 +248,72 @@ fn left_behind(file: &Path) -> PathBuf {
     file.with_extension("left")
 }
 
+/// What each server has read of the table: how much of it another database server may lack.
+struct Readers(Mutex<Vec<Reader>>);
+
+/// What one server has read.
+enum Reader {
+    /// Nothing ever.
+    New,
+    /// The highest `max_id` of each tag. A process that ends forgets it, so of one that is not a server's last, nothing counts.
+    Knows(HashMap<String, i64>),
+    /// It hands nothing out any more.
+    Ended,
+}
+
+impl Readers {
+    fn new(servers: u64) -> Readers {
+        Readers(Mutex::new((0..servers).map(|_| Reader::New).collect()))
+    }
+
+    fn with<T>(&self, server: u64, work: impl FnOnce(&mut Reader) -> T) -> T {
+        work(&mut lock(&self.0)[usize::try_from(server).expect("few servers")])
+    }
+
+    fn note(&self, server: u64, rows: &[TagRow]) {
+        self.with(server, |reader| {
+            if matches!(reader, Reader::New) {
+                *reader = Reader::Knows(HashMap::new());
+            }
+            let Reader::Knows(known) = reader else { return };
+            for row in rows {
+                let highest = known.entry(row.name.clone()).or_insert(row.max_id);
+                *highest = row.max_id.max(*highest);
+            }
+        });
+    }
+
+    fn end(&self, server: u64) {
+        self.with(server, |reader| *reader = Reader::Ended);
+    }
+
+    /// Whether every server makes up for it if another database server has the tag's row at `max_id`, while there may be
+    /// IDs up to `granted`.
+    fn make_up_for(&self, tag: &str, max_id: i64, granted: i64, margin: i64) -> bool {
+        lock(&self.0).iter().all(|reader| match reader {
+            Reader::New => false,
+            Reader::Knows(known) => known.get(tag).copied().unwrap_or(0).max(max_id) + margin >= granted,
+            Reader::Ended => true,
+        })
+    }
+}
+
 struct Session {
     life: Arc<Life>,
     rng: Rng,
     told: HashMap<String, i64>,
     /// The database server that it is with.
     server: Option<Arc<Server>>,
-    /// It has read the table.
-    has_listed: bool,
+    /// The one that the newest listing came from, if that lacked rows.
+    lacked_at: Option<Arc<Server>>,
+    /// The one whose rows were all read.
+    read_whole: Option<Arc<Server>>,
 }
 
 impl Session {
     /// One that has asked nothing yet.
     fn new(life: Arc<Life>, rng: Rng) -> Self {
-        Self { life, rng, told: HashMap::new(), server: None, has_listed: false }
+        Self { life, rng, told: HashMap::new(), server: None, lacked_at: None, read_whole: None }
     }
 
     fn draw(&mut self, of_this_call: &[Fault]) -> Option<Fault> {
@@ -306,12 +375,17 @@ impl Session {
 
     fn forget(&mut self, tag: &str) {
         let (life, rng) = (&self.life, &mut self.rng);
-        let pick = |commits: usize| rng.usize(commits.saturating_sub(10)..commits);
+        let mut pick = |commits: usize| rng.usize(commits.saturating_sub(10)..commits);
         if !life.plan.fails_over {
-            life.table.lose_commits(tag, pick);
-        } else if life.readers.load(Relaxed) == (1 << life.plan.servers) - 1 {
-            life.table.fail_over(tag, pick);
+            return life.table.lose_commits(tag, pick);
         }
+        let margin = life.plan.margin(tag);
+        let is_made_up_for = |max_id, granted| life.readers.make_up_for(tag, max_id, granted, margin);
+        life.table.fail_over(tag, |commits, highest| {
+            let last = pick(commits.len());
+            let is_safe = |last: &usize| is_made_up_for(commits[*last], highest);
+            (last..commits.len()).find(is_safe).unwrap_or(commits.len() - 1)
+        });
     }
 
     fn nonsense(&mut self, amount: i64) -> i64 {
@@ -338,32 +412,39 @@ impl SegmentStore for Session {
         if life.is_dead() {
             return Err(away());
         }
-        if self.has_listed {
-            life.note_reader();
-        }
+        life.note_listed();
         match self.draw(&OF_LISTINGS) {
             Some(ErrorBefore | ReadOnly) => return Err(away()),
             Some(HangBefore) => self.hang(),
             Some(Stale) => {
+                let server = life.table.server();
                 let mut rows = life.table.list_as(|commits| self.rng.usize(..commits));
-                rows.retain(|_| self.rng.u8(..4) > 0);
+                if self.read_whole.as_ref().is_some_and(|whole| whole.is(&server)) {
+                    rows.retain(|_| self.rng.u8(..4) > 0);
+                    self.lacked_at = Some(server);
+                }
                 return Ok(rows.into());
             }
             _ => {}
         }
-        self.has_listed = true;
-        life.has_listed.store(true, Relaxed);
-        Ok(life.table.list().into())
+        let rows = life.table.list();
+        *lock(&life.listed) = Some(rows.clone());
+        Ok(rows.into())
     }
 
     fn server(&mut self) -> Result<Option<Arc<Server>>, StoreError> {
-        let server = self.life.table.server();
+        let server = self.lacked_at.take().unwrap_or_else(|| self.life.table.server());
         self.server = Some(server.clone());
+        // Of use to the session that reads the table: there, a listing comes before.
+        self.read_whole = Some(server.clone());
         Ok(Some(server))
     }
 
     fn forget_session(&mut self) {
         self.told.clear();
+        self.read_whole = None;
+        // What a session with a server that was left has read, nobody takes note of.
+        *lock(&self.life.listed) = None;
     }
 
     fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
@@ -479,7 +560,7 @@ struct World {
     plan: Arc<Plan>,
     table: Arc<Table>,
     dir: tempfile::TempDir,
-    readers: Arc<AtomicU64>,
+    readers: Arc<Readers>,
 }
 
 impl World {
@@ -487,10 +568,10 @@ impl World {
         let plan = Plan::of(seed);
         let table = Table::new(plan.tags().iter().copied().zip(plan.steps.iter().copied()));
         World {
+            readers: Arc::new(Readers::new(plan.servers)),
             plan: Arc::new(plan),
             table,
             dir: tempfile::tempdir().expect("a directory"),
-            readers: Arc::default(),
         }
     }
 
@@ -505,7 +586,9 @@ impl World {
     }
 
     fn serve(&self, server: u64) -> Vec<(Arc<Life>, Told)> {
-        (0..self.plan.lives).map(|life| self.live(server, life)).collect()
+        let lives = (0..self.plan.lives).map(|life| self.live(server, life)).collect();
+        self.readers.end(server);
+        lives
     }
 
     fn live(&self, server: u64, number: u64) -> (Arc<Life>, Told) {
@@ -513,8 +596,9 @@ impl World {
         if let Some(file) = file.as_ref().filter(|file| left_behind(file).exists()) {
             std::fs::rename(left_behind(file), file).expect("the file that the crash left behind");
         }
-        let life =
-            Arc::new(Life::new(self.plan.clone(), self.table.clone(), file, self.readers.clone(), server));
+        let (plan, table, readers) = (self.plan.clone(), self.table.clone(), self.readers.clone());
+        let is_last = number + 1 == plan.lives;
+        let life = Arc::new(Life::new(plan, table, file, readers, server, is_last));
         let told = self.allocate(server, number, &life);
         (life, told)
     }
@@ -526,10 +610,7 @@ impl World {
         let rng = &mut self.plan.rng(server, number, 0);
         let open = self.factory(server, number, life);
         let allocator = Allocator::start(self.plan.config(), watermarks, &open).expect("it starts");
-        // What was read by now, it has taken note of.
-        if life.has_listed.load(Relaxed) {
-            life.note_reader();
-        }
+        life.note_listed();
         let claimers: Vec<_> = (0..self.plan.claimers)
             .map(|thread| (allocator.handle(), Claimer { server, life: number, thread }))
             .collect();
@@ -546,7 +627,7 @@ impl World {
                 return claimers.into_iter().for_each(|claimer| told.add(claimer.join().expect("a claimer")));
             }
             claimers.into_iter().for_each(|claimer| told.add(claimer.join().expect("a claimer")));
-            if number + 1 == self.plan.lives && !life.is_dead() {
+            if life.is_last && !life.is_dead() {
                 let by = Claimer { server, life: number, thread: self.plan.claimers };
                 told.add(self.recover(life, allocator.handle(), by));
             }
@@ -788,8 +869,13 @@ fn no_id_comes_twice_whatever_fails() {
 // ---- what it found ----
 
 fn start(table: &Arc<Table>, watermarks: Watermarks) -> Allocator {
+    start_as(0, table, watermarks, &Arc::new(Readers::new(1)))
+}
+
+/// The server of this number among those that read the table.
+fn start_as(server: u64, table: &Arc<Table>, watermarks: Watermarks, readers: &Arc<Readers>) -> Allocator {
     let plan = Arc::new(Plan { faults_percent: 0, ..Plan::of(0) });
-    let life = Arc::new(Life::new(plan.clone(), table.clone(), None, Arc::default(), 0));
+    let life = Arc::new(Life::new(plan.clone(), table.clone(), None, readers.clone(), server, true));
     let open: StoreFactory = Arc::new(move || Box::new(Session::new(life.clone(), Rng::with_seed(0))));
     Allocator::start(plan.config(), watermarks, &open).expect("it starts")
 }
@@ -947,7 +1033,7 @@ fn nothing_in_memory_is_handed_out_once_the_store_is_seen_to_have_gone_back() {
     let table = Table::new([("a", 100)]);
     let server = |on_regression| {
         let plan = Arc::new(Plan { faults_percent: 0, on_regression, ..Plan::of(0) });
-        let life = Arc::new(Life::new(plan.clone(), table.clone(), None, Arc::default(), 0));
+        let life = Arc::new(Life::new(plan.clone(), table.clone(), None, Arc::new(Readers::new(1)), 0, true));
         let open: StoreFactory = Arc::new(move || Box::new(Session::new(life.clone(), Rng::with_seed(0))));
         Allocator::start(plan.config(), Watermarks::default(), &open).expect("it starts")
     };
@@ -988,7 +1074,7 @@ fn a_server_that_was_granted_nothing_hands_out_nothing_of_what_was_lost() {
     await_left(&busy, 198);
     let mut taken: Vec<IdRange> = take(&busy, 5000).to_vec();
     let lost = table.list()[0].max_id;
-    table.fail_over("a", |_| 3);
+    table.fail_over("a", |_, _| 3);
     assert!(table.list()[0].max_id < lost, "the new server lacks what was granted");
     taken.extend(take(&quiet, 1000));
     taken.extend(take(&busy, 10_000));
@@ -998,6 +1084,30 @@ fn a_server_that_was_granted_nothing_hands_out_nothing_of_what_was_lost() {
         let figures = server.monitor().reservations();
         assert_eq!((figures.fences, figures.server_changes, figures.failover_raises), (0, 1, 1));
     }
+}
+
+/// A second failover loses what the first had the busy server raise the row to. The quiet one has read that.
+#[test]
+fn a_raise_that_is_lost_in_turn_is_made_up_for_by_a_server_that_has_read_it() {
+    let table = Table::new([("a", 100)]);
+    let readers = Arc::new(Readers::new(2));
+    let [busy, quiet] = [0, 1].map(|server| start_as(server, &table, Watermarks::default(), &readers));
+    let mut taken: Vec<IdRange> = take(&busy, 5000).to_vec();
+    table.fail_over("a", |_, _| 3);
+    taken.extend(take(&busy, 10_000));
+    let raised = table.list()[0].max_id;
+    let margin = 100 * FAILOVER_STEPS;
+    assert!(raised > margin && !readers.make_up_for("a", 0, raised + margin, margin));
+    let deadline = Instant::now() + PATIENCE;
+    while !readers.make_up_for("a", 0, raised, margin) {
+        assert!(Instant::now() < deadline, "the quiet server does not read the row");
+        thread::yield_now();
+    }
+    table.fail_over("a", |_, _| 3);
+    taken.extend(take(&quiet, 10_000));
+    taken.extend(take(&busy, 10_000));
+    taken.sort_by_key(|ids| ids.start);
+    assert!(taken.windows(2).all(|pair| pair[0].end <= pair[1].start), "{taken:?}");
 }
 
 /// Who closed the tag has counted what was handed out of it, and lowers the watermark to there.

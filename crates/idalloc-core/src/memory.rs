@@ -119,13 +119,14 @@ impl Table {
 
     /// The server that has the table.
     pub fn server(&self) -> Arc<Server> {
+        let began_at = Some(Instant::now());
         Arc::new(Server {
             id: self.server.load(Relaxed).to_string(),
             node: String::new(),
             started_s: None,
             uptime: Duration::ZERO,
             position: Position::Unknown,
-            began_at: Some(Instant::now()),
+            began_at,
             looked_at: Some(Instant::now()),
         })
     }
@@ -146,12 +147,12 @@ impl Table {
         Self::reserve_in(&mut rows, tag, amount, floor)
     }
 
-    /// Another server takes the table over, and lacks the row's newest commits: `pick` says, of so many, which is the last
-    /// that it has.
-    pub fn fail_over(&self, tag: &str, pick: impl FnOnce(usize) -> usize) {
+    /// Another server takes the table over, and lacks the row's newest commits: `pick` is told each `max_id` that was
+    /// committed and not lost so far, and the highest that ever was, and says which is the last that it has.
+    pub fn fail_over(&self, tag: &str, pick: impl FnOnce(&[i64], i64) -> usize) {
         let mut rows = self.lock();
         if let Some(row) = rows.get_mut(tag) {
-            let last = pick(row.commits.len());
+            let last = pick(&row.commits, row.highest);
             row.commits.truncate(last + 1);
         }
         self.server.fetch_add(1, Relaxed);
