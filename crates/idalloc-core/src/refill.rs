@@ -446,8 +446,8 @@ impl Refiller {
             Err(Refusal::Behind(granted)) => Err(self.discard_repeated(tag, range, granted).into()),
             Err(Refusal::NotDurable(_)) => {
                 self.shared.reservations.note_not_durable();
-                if let Some(discarded) = tag.keep_undurable(job, range) {
-                    self.shared.skipped.note(tag.name(), discarded, Reason::NoTaker);
+                if let Some(Discarded(range)) = tag.keep_undurable(job, range) {
+                    self.discard_unnoted(tag, range);
                 }
                 Err(Failure::NotDurable)
             }
@@ -455,10 +455,16 @@ impl Refiller {
     }
 
     /// Hands out what was granted, when it is known to be above all that was granted before.
-    fn publish(&self, tag: &Arc<Tag>, job: Job, range: IdRange, debt: Option<Debt>) -> Result<(), Refusal> {
+    fn publish(
+        &mut self,
+        tag: &Arc<Tag>,
+        job: Job,
+        range: IdRange,
+        debt: Option<Debt>,
+    ) -> Result<(), Refusal> {
         // A row that went and came back has another tag by now, whose reservations say how far it is.
         if tag.is_closed() {
-            self.shared.skipped.note(tag.name(), Discarded(range), Reason::NoTaker);
+            self.discard_unnoted(tag, range);
             return Ok(());
         }
         self.shared.watermarks.advance(tag.name(), range)?;
@@ -473,6 +479,13 @@ impl Refiller {
             info!(tag = tag.name(), failures, "refills of the tag succeed again");
         }
         Ok(())
+    }
+
+    /// The tag is closed, and the watermark says nothing of what it was granted. So the same answer to a later statement
+    /// would not be known for a repeated one: the session is given up.
+    fn discard_unnoted(&mut self, tag: &Tag, range: IdRange) {
+        self.store.forget_session();
+        self.shared.skipped.note(tag.name(), Discarded(range), Reason::NoTaker);
     }
 
     /// The answer grants what was granted before, which the reservation has ruled out: it is the answer to an earlier
@@ -672,6 +685,50 @@ mod tests {
         assert!(refiller.carry_out(&tag("a"), Job::Extend(STEP)).is_ok());
         // The tag of this test has a step of 1.
         assert_eq!(table.list()[0].max_id, MAX_ID + 1000 + STEP, "others may have been granted so many more");
+    }
+
+    /// A session that repeats its last answer, until it is given up.
+    struct Repeating {
+        table: Arc<Table>,
+        last: Option<i64>,
+    }
+
+    impl SegmentStore for Repeating {
+        fn check(&mut self) -> Result<StoreReport, StoreError> {
+            Ok(StoreReport::default())
+        }
+
+        fn list_tags(&mut self, _limit: usize) -> Result<Rows<TagRow>, StoreError> {
+            Ok(self.table.list().into())
+        }
+
+        fn forget_session(&mut self) {
+            self.last = None;
+        }
+
+        fn reserve_above(&mut self, tag: &str, amount: i64, floor: Floor) -> Result<i64, StoreError> {
+            let end = self.last.map_or_else(|| self.table.reserve_above(tag, amount, floor), Ok)?;
+            self.last = Some(end);
+            Ok(end)
+        }
+
+        fn give_back(&mut self, rests: &[Rest<'_>]) -> Result<Vec<bool>, StoreError> {
+            Ok(self.table.give_back(rests))
+        }
+    }
+
+    #[test]
+    fn an_answer_for_a_tag_that_is_gone_is_not_taken_for_that_to_the_next_one_of_its_name() {
+        let table = Table::of([TagRow { name: "a".into(), step: 1, max_id: 1000 }]);
+        let shared = Arc::new(Shared::new(AllocatorConfig::default(), Watermarks::default()));
+        let store = Box::new(Repeating { table: table.clone(), last: None });
+        let mut refiller = Refiller { shared, store, duty: Duty::Any, failures: 0 };
+        let (gone, next) = (tag("a"), tag("a"));
+        gone.close();
+        assert!(refiller.carry_out(&gone, Job::Extend(10)).is_ok());
+        assert_eq!(table.list()[0].max_id, 1010);
+        assert!(refiller.carry_out(&next, Job::Extend(20)).is_ok());
+        assert_eq!(table.list()[0].max_id, 1030, "below 1000, others were granted");
     }
 
     fn next(queue: &RefillQueue) -> String {
