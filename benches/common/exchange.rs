@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use idalloc::alloc::Allocator;
-use idalloc::http::fast_path::{Memo, Shortcut};
-use idalloc::http::handler::{Handler, Reply, Service};
-use idalloc::http::request::{Parsed, Parser, Request};
-use idalloc::http::response::{Delivery, Encoder};
+use idalloc::http::exchange::Step;
+use idalloc::http::handler::{Handler, Service};
+use idalloc::http::request::Parser;
 
 use super::{endless_allocator, load};
 
@@ -17,9 +16,8 @@ pub const TAG: &str = "tag-0";
 pub struct Exchange {
     // Its threads live as long as it does.
     _allocator: Allocator,
-    handler: Handler,
-    encoder: Encoder,
-    memo: Memo<Shortcut>,
+    exchange: idalloc::http::exchange::Exchange,
+    parser: Parser,
     output: Vec<u8>,
 }
 
@@ -28,48 +26,37 @@ impl Exchange {
         let allocator = endless_allocator(1);
         let mut handle = allocator.handle();
         load(&mut handle, TAG);
-        let service = Service::default();
+        let handler = Handler::new(handle, Arc::new(Service::default()));
         Exchange {
-            handler: Handler::new(handle, Arc::new(service)),
             _allocator: allocator,
-            encoder: Encoder::new(),
-            memo: Memo::default(),
+            exchange: idalloc::http::exchange::Exchange::new(handler),
+            parser: Parser::default(),
             output: Vec::with_capacity(64 * 1024),
         }
     }
 
     /// Answers every request of `input`, and returns the answers.
-    pub fn answer(&mut self, mut input: &mut [u8]) -> &[u8] {
+    pub fn answer(&mut self, input: &mut [u8]) -> &[u8] {
         self.output.clear();
-        while !input.is_empty() {
-            let length = self.answer_one(input);
-            input = &mut input[length..];
+        let mut consumed = 0;
+        while consumed < input.len() {
+            let rest = &mut input[consumed..];
+            match self.exchange.step(&mut self.parser, rest, &mut consumed, &mut self.output) {
+                Step::Answered | Step::Last => {}
+                Step::Batch(mut batch, delivery) => {
+                    self.exchange.encode_start(&batch, delivery, &mut self.output);
+                    let mut piece = Vec::new();
+                    while batch.write_piece(&mut piece) {
+                        self.output.append(&mut piece);
+                    }
+                }
+                Step::Wait(..) | Step::NeedInput | Step::Refused => {
+                    panic!("whole requests, and there are IDs")
+                }
+            }
         }
         &self.output
     }
-
-    fn answer_one(&mut self, input: &mut [u8]) -> usize {
-        if let Some((remembered, shortcut, length)) = self.memo.recall(input) {
-            match self.handler.take_single(|| remembered.request(), shortcut) {
-                Some(id) => self.encoder.encode_id(id, &mut self.output),
-                None => {
-                    let request = remembered.request();
-                    encode(self.handler.handle(&request), &mut self.encoder, &request, &mut self.output);
-                }
-            }
-            return length;
-        }
-        let mut parser = Parser::default();
-        let Ok(Parsed::Complete { request, bytes }) = parser.parse(input) else { panic!("a whole request") };
-        self.memo.keep(bytes, &request);
-        encode(self.handler.handle(&request), &mut self.encoder, &request, &mut self.output);
-        bytes.len()
-    }
-}
-
-fn encode(reply: Reply, encoder: &mut Encoder, request: &Request<'_>, output: &mut Vec<u8>) {
-    let Reply::Now(answer) = reply else { panic!("there are IDs") };
-    encoder.encode(&answer, Delivery::of(request), output);
 }
 
 /// The requests that the benches send, by name: (name, requests in it, bytes).

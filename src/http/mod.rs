@@ -6,6 +6,7 @@ pub(crate) mod buffer_memory;
 pub mod counters;
 pub mod engine_may;
 pub mod engine_tokio;
+pub mod exchange;
 pub mod fast_path;
 pub mod handler;
 mod json;

@@ -16,11 +16,11 @@ use tokio::time::timeout;
 use super::Slot;
 use super::worker::{Watch, Worker};
 use crate::http::buffer_memory::UNCOUNTED_BYTES_MAX;
-use crate::http::fast_path::may_remember;
-use crate::http::handler::{Handler, Reply, Waiting};
+use crate::http::exchange::Step;
+use crate::http::handler::Waiting;
 use crate::http::linger::{Linger, discard_until_closed};
 use crate::http::queued::{unacknowledged_bytes, unread_bytes, unsent_bytes};
-use crate::http::request::{Parsed, Parser, REQUEST_BYTES_MAX, Reject};
+use crate::http::request::{Parser, REQUEST_BYTES_MAX};
 use crate::http::response::{Answer, Delivery, LongBatch};
 
 /// The input buffer, and the most that is received at once: so no more than this comes behind the request in hand.
@@ -39,8 +39,6 @@ const LINGER_SILENCE_MAX: Duration = Duration::from_secs(1);
 /// As many empty lines as may come before a request, which old clients send after a body, and the start of one more: of
 /// these an idle connection keeps only how many bytes there were.
 const EMPTY_LINES: &[u8] = b"\r\n\r\n\r\n\r\n\r";
-
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What a connection holds while it has bytes in hand.
 #[derive(Default)]
@@ -178,20 +176,6 @@ enum Progress {
     Last,
 }
 
-/// What the request comes to that the worker remembers. Not a part of `Next`: 64 requests deep, a single ID that is passed
-/// on in as large a value takes 58 ns of user time and not 48.
-enum Recalled {
-    /// This ID, in a plain answer.
-    Single(i64),
-    Other(Reply, Delivery),
-}
-
-/// What stands next in the input.
-enum Next {
-    Reply(Reply, Delivery),
-    Partial { expects_continue: bool },
-}
-
 pub(super) struct Connection {
     /// Before the stream, so that it is free when the client sees the connection closed.
     _slot: Slot,
@@ -291,12 +275,11 @@ impl Connection {
             let received = if is_late { Received::TooLate } else { self.receive(input, output).await? };
             let answer = match received {
                 Received::Bytes => None,
-                Received::TooLate => Some(self.worker.handler.borrow().too_slow()),
+                Received::TooLate => Some(self.worker.exchange.borrow_mut().handler().too_slow()),
                 Received::NoMemory => Some(self.refuse_for_memory()),
             };
             if let Some(answer) = answer {
-                let delivery = self.last_delivery(input);
-                self.worker.encoder.borrow_mut().encode(&answer, delivery, output);
+                self.worker.exchange.borrow_mut().refuse(&self.parser, input.rest(), &answer, output);
                 self.send(input, output).await?;
                 return Ok(Exchanged::Close { linger: true });
             }
@@ -322,9 +305,9 @@ impl Connection {
                         self.refuse_for_memory()
                     };
                     delivery.keep_alive &= !self.worker.is_draining();
-                    match LongBatch::of(answer) {
-                        Ok(batch) => Box::pin(self.send_batch(batch, delivery, input, output)).await?,
-                        Err(answer) => self.worker.encoder.borrow_mut().encode(&answer, delivery, output),
+                    let batch = self.worker.exchange.borrow_mut().encode(answer, delivery, output);
+                    if let Some(batch) = batch {
+                        Box::pin(self.send_batch(batch, delivery, input, output)).await?;
                     }
                     if !delivery.keep_alive {
                         self.send(input, output).await?;
@@ -375,7 +358,7 @@ impl Connection {
     /// The answer to a request that there is no memory for.
     fn refuse_for_memory(&self) -> Answer {
         self.worker.memory.note_refusal();
-        self.worker.handler.borrow().no_memory()
+        self.worker.exchange.borrow_mut().handler().no_memory()
     }
 
     fn give_back(&mut self) {
@@ -392,7 +375,7 @@ impl Connection {
         input: &mut Input,
         output: &mut Vec<u8>,
     ) -> io::Result<()> {
-        self.worker.encoder.borrow().encode_start(&batch, delivery, output);
+        self.worker.exchange.borrow().encode_start(&batch, delivery, output);
         while batch.write_piece(output) {
             self.send(input, output).await?;
         }
@@ -403,97 +386,35 @@ impl Connection {
     /// Answers what is in hand, as far as it goes without waiting.
     fn answer(&mut self, input: &mut Input, output: &mut Vec<u8>) -> Progress {
         let worker = self.worker.clone();
-        let mut handler = worker.handler.borrow_mut();
-        let mut encoder = worker.encoder.borrow_mut();
+        let mut exchange = worker.exchange.borrow_mut();
         while !input.is_empty() {
             if self.budget.is_spent() || output.len() >= OUTPUT_BYTES {
                 return Progress::Flush;
             }
-            let (reply, delivery) = match self.next_recalled(input, &mut handler) {
-                Some(Recalled::Single(id)) => {
+            let Input { bytes, consumed } = input;
+            let rest = &mut bytes[*consumed..];
+            match exchange.step(&mut self.parser, rest, consumed, output) {
+                Step::Answered => self.begin_answer(),
+                Step::Last => {
                     self.begin_answer();
-                    encoder.encode_id(id, output);
-                    continue;
+                    return Progress::Last;
                 }
-                Some(Recalled::Other(reply, delivery)) => (reply, delivery),
-                None => match self.next_reply(input, &mut handler) {
-                    Ok(Next::Reply(reply, delivery)) => (reply, delivery),
-                    Ok(Next::Partial { expects_continue }) => {
-                        let head = self.parser.head(input.rest());
-                        if let Some(answer) = head.and_then(|(head, bytes)| handler.refuse_body(&head, bytes))
-                        {
-                            encoder.encode(&answer, self.last_delivery(input), output);
-                            return Progress::Last;
-                        }
-                        if expects_continue {
-                            output.extend_from_slice(CONTINUE);
-                        }
-                        self.begin_reading(input);
-                        return Progress::NeedInput;
-                    }
-                    Err(reject) => {
-                        encoder.encode(&handler.rejected(reject), self.last_delivery(input), output);
-                        return Progress::Last;
-                    }
-                },
-            };
-            self.begin_answer();
-            match reply {
-                Reply::Now(answer @ Answer::Ids(_)) => match LongBatch::of(answer) {
-                    Ok(batch) => return Progress::Batch(batch, delivery),
-                    Err(answer) => encoder.encode(&answer, delivery, output),
-                },
-                Reply::Now(answer) => encoder.encode(&answer, delivery, output),
-                Reply::Later(waiting) => return Progress::Wait(waiting, delivery),
-            }
-            if !delivery.keep_alive {
-                return Progress::Last;
+                Step::Wait(waiting, delivery) => {
+                    self.begin_answer();
+                    return Progress::Wait(waiting, delivery);
+                }
+                Step::Batch(batch, delivery) => {
+                    self.begin_answer();
+                    return Progress::Batch(batch, delivery);
+                }
+                Step::NeedInput => {
+                    self.begin_reading(input);
+                    return Progress::NeedInput;
+                }
+                Step::Refused => return Progress::Last,
             }
         }
         Progress::NeedInput
-    }
-
-    /// Has the next request answered, if it is the one that the worker remembers.
-    #[inline]
-    fn next_recalled(&self, input: &mut Input, handler: &mut Handler) -> Option<Recalled> {
-        if !self.parser.is_fresh() {
-            return None;
-        }
-        let mut memo = self.worker.memo.borrow_mut();
-        let (remembered, shortcut, length) = memo.recall(input.rest())?;
-        input.consumed += length;
-        Some(match handler.take_single(|| remembered.request(), shortcut) {
-            Some(id) => Recalled::Single(id),
-            None => {
-                let request = remembered.request();
-                Recalled::Other(handler.handle(&request), self.worker.delivery(&request))
-            }
-        })
-    }
-
-    /// How the answer to a request that is refused before it is whole is delivered.
-    fn last_delivery(&self, input: &Input) -> Delivery {
-        let head = self.parser.head(input.rest());
-        let cors = head.and_then(|(head, _)| self.worker.service.gate.cors(&head));
-        Delivery { head_only: self.parser.is_head(input.rest()), cors, ..Delivery::LAST }
-    }
-
-    /// Has the next request handled.
-    #[inline]
-    fn next_reply(&mut self, input: &mut Input, handler: &mut Handler) -> Result<Next, Reject> {
-        let Input { bytes, consumed } = input;
-        let bytes = &mut bytes[*consumed..];
-        let worker = &self.worker;
-        match self.parser.parse(bytes)? {
-            Parsed::Partial { expects_continue } => Ok(Next::Partial { expects_continue }),
-            Parsed::Complete { request, bytes } => {
-                *consumed += bytes.len();
-                if may_remember(&worker.service) {
-                    worker.memo.borrow_mut().keep(bytes, &request);
-                }
-                Ok(Next::Reply(handler.handle(&request), worker.delivery(&request)))
-            }
-        }
     }
 
     /// A part of a request has arrived: the rest has to follow within the read timeout, however often this is called.
@@ -515,10 +436,10 @@ impl Connection {
     }
 
     async fn await_ids(&self, mut waiting: Box<Waiting>) -> Answer {
-        let handler = &self.worker.handler;
+        let exchange = &self.worker.exchange;
         let limit = self.worker.service.api.limits.alloc_timeout;
-        let answer = timeout(limit, poll_fn(|cx| handler.borrow_mut().poll(&mut waiting, cx))).await;
-        answer.unwrap_or_else(|_| handler.borrow().give_up(&waiting))
+        let answer = timeout(limit, poll_fn(|cx| exchange.borrow_mut().poll(&mut waiting, cx))).await;
+        answer.unwrap_or_else(|_| exchange.borrow_mut().handler().give_up(&waiting))
     }
 
     /// Waits for the next request.

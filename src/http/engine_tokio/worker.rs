@@ -18,10 +18,8 @@ use super::{Slot, TICK};
 use crate::config::EngineLimits;
 use crate::http::buffer_memory::BufferMemory;
 use crate::http::counters::WorkerCounters;
-use crate::http::fast_path::{Memo, Shortcut};
+use crate::http::exchange::Exchange;
 use crate::http::handler::{Handler, Service};
-use crate::http::request::Request;
-use crate::http::response::{Delivery, Encoder};
 
 /// How long an idle connection stays open when the server listens no more, so that a request that is on its way gets an answer.
 const DRAIN_IDLE: Duration = Duration::from_millis(300);
@@ -36,9 +34,7 @@ const SPARE_BUFFERS_MAX: usize = 64;
 
 /// What the worker's connections share.
 pub(super) struct Worker {
-    pub handler: RefCell<Handler>,
-    pub encoder: RefCell<Encoder>,
-    pub memo: RefCell<Memo<Shortcut>>,
+    pub exchange: RefCell<Exchange>,
     pub limits: EngineLimits,
     /// Gives the system back what the global allocator holds and does not need.
     trim: fn(),
@@ -143,9 +139,7 @@ impl Worker {
         Self {
             service: handler.service().clone(),
             counters: handler.counters().clone(),
-            handler: RefCell::new(handler),
-            encoder: RefCell::default(),
-            memo: RefCell::default(),
+            exchange: RefCell::new(Exchange::new(handler)),
             limits,
             trim,
             memory,
@@ -209,13 +203,13 @@ impl Worker {
     /// Moves the clock, and tells every connection whose deadline is over.
     fn tick(&self) {
         self.now.set(self.started.elapsed());
-        self.encoder.borrow_mut().set_date(SystemTime::now());
+        self.exchange.borrow_mut().set_date(SystemTime::now());
         self.memory.look();
         if self.rush.is_over() {
             self.spare_buffers.borrow_mut().truncate(SPARE_BUFFERS_KEPT);
             (self.trim)();
         }
-        if self.handler.borrow_mut().forget_gone() {
+        if self.exchange.borrow_mut().handler().forget_gone() {
             (self.trim)();
         }
         for (_, watch) in self.watches.borrow().iter() {
@@ -239,12 +233,6 @@ impl Worker {
 
     pub fn is_draining(&self) -> bool {
         self.service.is_draining()
-    }
-
-    /// How the answer to `request` is delivered.
-    pub fn delivery(&self, request: &Request<'_>) -> Delivery {
-        let keep_alive = request.keep_alive && !self.is_draining();
-        Delivery { keep_alive, cors: self.service.gate.cors(request), ..Delivery::of(request) }
     }
 
     pub fn watch(&self) -> (usize, Rc<Watch>) {
