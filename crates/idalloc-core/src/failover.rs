@@ -454,6 +454,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_paid_to_a_server_that_was_left_is_owed_to_the_next() {
+        let node = Node::new(Watermarks::default());
+        let (first, second, third) = (look("first"), look("second"), look("third"));
+        node.meet(&first, &[]);
+        node.read(&first, &[row("a", 5000)], Extent::Whole);
+        node.meet(&second, &["a"]);
+        let debt = node.failover.debt(&tag("a"), 0, &node.readings);
+        // While the reservation is on its way.
+        node.meet(&third, &["a"]);
+        let granted = IdRange { start: 5000 + MARGIN, end: 5000 + MARGIN + STEP };
+        node.failover.paid(&tag("a"), debt, granted, &node.watermarks);
+        assert_eq!(node.owed("a"), Some(granted.end + MARGIN));
+    }
+
+    #[test]
     fn a_restart_before_the_new_servers_table_was_read_begins_anew() {
         let disk = Disk::default();
         let open = || Node::new(disk.open("table"));
