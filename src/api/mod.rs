@@ -38,14 +38,14 @@ pub enum Command<'a> {
     Batch {
         /// Of this tag.
         tag: &'a str,
-        /// So many: 1 to [`ApiLimits::batch_max`].
+        /// So many: 1 to `batch_max` of the limits.
         count: u64,
     },
     /// A range that the caller hands out itself.
     Lease {
         /// Of this tag.
         tag: &'a str,
-        /// So long: 1 to [`ApiLimits::lease_max`].
+        /// So long: 1 to `lease_max` of the limits.
         count: u64,
     },
     /// How many IDs are in memory. Takes none.
@@ -100,7 +100,7 @@ pub enum Reply {
 pub enum Asked {
     /// The end of it.
     Now(Result<Reply, Error>),
-    /// To be polled with [`Api::poll`] for at most [`ApiLimits::alloc_timeout`], then [`Api::give_up`].
+    /// To be polled with [`Api::poll`] for at most `alloc_timeout` of the limits, then [`Api::give_up`].
     Later(Waiting),
 }
 

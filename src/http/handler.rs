@@ -1,4 +1,4 @@
-//! Requests to answers: HTTP as a protocol of [`api`](crate::api). Both engines call it.
+//! Requests to answers: HTTP as a protocol of [`crate::api`]. Both engines call it.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! The only door to atomics and locks for what is checked with loom ([`segment`](crate::segment) and
-//! [`alloc::tag`](crate::alloc)): std's and arc-swap's, or loom's under `cfg(loom)`.
+//! [`tag`](crate::tag)): std's and arc-swap's, or loom's under `cfg(loom)`.
 
 #[cfg(not(loom))]
 mod imp {

@@ -1,7 +1,7 @@
 //! Where idalloc's IDs come from: one row per tag, in MySQL/MariaDB or in an embedded SQLite file; and the watermark file,
 //! which knows what was granted before.
 //!
-//! [`backend`] is the store that a [`dsn::Dsn`] names, which opens sessions; [`watermark::open`] opens the file. Each kind of
+//! [`backend()`] is the store that a [`dsn::Dsn`] names, which opens sessions; [`watermark::open`] opens the file. Each kind of
 //! store is a module, a [`Backend`], a variant of [`dsn::Dsn`] and a feature of this crate.
 
 mod backend;
