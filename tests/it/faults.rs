@@ -327,12 +327,13 @@ fn several_servers_on_one_table_hand_out_distinct_ids() {
 fn tables_of_other_servers_are_served_as_they_are() {
     let database = MariaDb::shared();
     database.exec(
-        "CREATE TABLE go_segments (biz_tag VARCHAR(128) NOT NULL PRIMARY KEY, max_id BIGINT NOT NULL DEFAULT 1, \
+        "CREATE TABLE go_segments_taken_over (biz_tag VARCHAR(128) NOT NULL PRIMARY KEY, max_id BIGINT NOT NULL DEFAULT 1, \
          step INT NOT NULL, description VARCHAR(256) DEFAULT NULL, \
          update_time TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP) ENGINE = InnoDB",
     );
-    database.exec("INSERT INTO go_segments VALUES ('order', 3000, 100, 'of the shop', DEFAULT)");
-    let setup = || Setup::on(&database.dsn()).key("table", "go_segments").key("TagColumn", "biz_tag");
+    database.exec("INSERT INTO go_segments_taken_over VALUES ('order', 3000, 100, 'of the shop', DEFAULT)");
+    let setup =
+        || Setup::on(&database.dsn()).key("table", "go_segments_taken_over").key("TagColumn", "biz_tag");
     let checked = setup().check();
     assert_eq!(checked.code, Some(0), "{checked:?}");
     let server = setup().start();
@@ -340,7 +341,8 @@ fn tables_of_other_servers_are_served_as_they_are() {
         assert_eq!(server.get("/alloc?app_tag=order").id(), id);
     }
     let row = || -> (i64, i64, String) {
-        let found = database.conn().query_first("SELECT max_id, step, description FROM go_segments");
+        let found =
+            database.conn().query_first("SELECT max_id, step, description FROM go_segments_taken_over");
         found.unwrap().unwrap()
     };
     let (max_id, step, description) = row();

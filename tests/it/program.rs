@@ -291,25 +291,24 @@ fn remedy(complaint: &str) -> &str {
 #[test]
 fn a_missing_table_is_refused_with_the_statement_that_makes_it() {
     let database = MariaDb::shared();
-    let setup = || Setup::on(&database.dsn()).key("table", "missing");
+    let setup = || Setup::on(&database.dsn()).key("table", "never_made");
     for complaint in complaints(setup) {
-        assert_holds(&complaint, &["missing", "CREATE TABLE IF NOT EXISTS `missing` ("]);
+        assert_holds(&complaint, &["never_made", "CREATE TABLE IF NOT EXISTS `never_made` ("]);
         database.exec(remedy(&complaint));
         let ended = setup().check();
         assert_eq!(ended.code, Some(0), "after that statement: {ended:?}");
-        database.exec("DROP TABLE missing");
+        database.exec("DROP TABLE never_made");
     }
 }
 
 #[test]
 fn a_narrow_column_is_refused_with_the_statement_that_widens_it() {
     let database = MariaDb::shared();
-    let setup = || Setup::on(&database.dsn()).key("table", "narrow");
-    let create =
-        "CREATE TABLE narrow (app_tag VARCHAR(32) PRIMARY KEY, max_id INT NOT NULL, step INT NOT NULL)";
+    let setup = || Setup::on(&database.dsn()).key("table", "narrow_columns");
+    let create = "CREATE TABLE narrow_columns (app_tag VARCHAR(32) PRIMARY KEY, max_id INT NOT NULL, step INT NOT NULL)";
     database.exec(create);
     for complaint in complaints(setup) {
-        assert_holds(&complaint, &["max_id is INT", "ALTER TABLE `narrow` MODIFY max_id BIGINT"]);
+        assert_holds(&complaint, &["max_id is INT", "ALTER TABLE `narrow_columns` MODIFY max_id BIGINT"]);
     }
     database.exec(remedy(setup().check().complaint()));
     let ended = setup().check();
