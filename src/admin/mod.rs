@@ -7,6 +7,7 @@
 mod answer;
 mod changes;
 mod dashboard;
+mod eager;
 mod events;
 mod guard;
 mod input;

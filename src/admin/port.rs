@@ -16,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_io_timeout::TimeoutStream;
 use tracing::{info, warn};
 
+use super::eager::EagerStream;
 use super::guard::Caller;
 use super::places::{Place, Places};
 use super::{Admin, events, router};
@@ -132,7 +133,7 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, place: Arc<Place>
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let mut stream = Box::pin(TimeoutStream::new(stream));
+    let mut stream = Box::pin(TimeoutStream::new(EagerStream(stream)));
     stream.as_mut().set_write_timeout_pinned(Some(WRITE_TIMEOUT));
     let router = TowerToHyperService::new(router);
     let caller = Caller::new(peer, place.clone());
@@ -155,7 +156,7 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, place: Arc<Place>
         // Any other error is the client's: it was slow, or went away.
         if ended.is_ok() || ended.is_err_and(|error| error.is_parse()) {
             let stream = connection.into_parts().io.into_inner();
-            discard_until_closed(stream.get_ref(), LINGER).await;
+            discard_until_closed(&stream.get_ref().0, LINGER).await;
         }
     };
     tokio::select! {

@@ -12,7 +12,7 @@ pub mod handler;
 mod json;
 pub(crate) mod linger;
 pub mod origin;
-mod queued;
+pub(crate) mod queued;
 pub mod request;
 pub mod response;
 mod retry_after;
