@@ -5,6 +5,7 @@ use idalloc_testing::on_each_engine;
 use std::path::Path;
 
 use idalloc_testing::server::{Client, PATIENCE, Response, Server, Setup};
+use idalloc_testing::store::starve;
 use serde_json::json;
 
 const ALL: &str = "a-token-for-everything";
@@ -132,14 +133,8 @@ fn a_refused_request_makes_no_work_for_the_store(engine: &str) {
 fn who_asks_for_health_without_a_token_is_told_no_name(engine: &str) {
     let directory = tempfile::tempdir().unwrap();
     let server = start(directory.path(), engine);
-    let file = rusqlite::Connection::open(directory.path().join("ids.db")).unwrap();
-    file.busy_timeout(PATIENCE).unwrap();
-    file.execute("UPDATE segments SET step = 1 WHERE app_tag = 'test_business'", []).unwrap();
     let mut client = server.connect();
-    file.execute_batch("BEGIN IMMEDIATE").unwrap();
-    for target in ["/alloc?app_tag=test_business&count=10000", "/alloc?app_tag=test_business"] {
-        while ask(&mut client, "GET", target, Some(&bearer(ALL))).status == 200 {}
-    }
+    let _held = starve(directory.path(), |target| ask(&mut client, "GET", target, Some(&bearer(ALL))).status);
     let body = server.await_status("/health", 503).body;
     assert_eq!(body, r#"{"resp_code":503,"msg":"an app_tag has no IDs left"}"#);
 }

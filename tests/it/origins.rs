@@ -4,7 +4,8 @@ use idalloc_testing::on_each_engine;
 
 use std::path::Path;
 
-use idalloc_testing::server::{Client, PATIENCE, Response, Server, Setup};
+use idalloc_testing::server::{Client, Response, Server, Setup};
+use idalloc_testing::store::starve;
 use serde_json::{Value, json};
 
 const TARGETS: [&str; 4] = [
@@ -266,14 +267,8 @@ fn only_the_names_that_are_given_are_served(engine: &str) {
 fn a_node_in_need_names_no_tag_to_a_stranger(engine: &str) {
     let directory = tempfile::tempdir().unwrap();
     let server = start(setup(directory.path(), engine).key("HttpNames", json!(["test"])));
-    let file = rusqlite::Connection::open(directory.path().join("ids.db")).unwrap();
-    file.busy_timeout(PATIENCE).unwrap();
-    file.execute("UPDATE segments SET step = 1 WHERE app_tag = 'test_business'", []).unwrap();
     let mut client = server.connect();
-    file.execute_batch("BEGIN IMMEDIATE").unwrap();
-    for target in ["/alloc?app_tag=test_business&count=10000", "/alloc?app_tag=test_business"] {
-        while client.get(target).status == 200 {}
-    }
+    let _held = starve(directory.path(), |target| client.get(target).status);
     let body = server.await_status("/health", 503).body;
     assert!(body.contains("test_business"), "{body}");
     for (host, headers) in [("evil.example", ""), ("test", CROSS_SITE)] {

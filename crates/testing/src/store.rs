@@ -40,6 +40,19 @@ pub fn embedded_allocator(file: &Path, trim: fn()) -> Allocator {
     Allocator::start(config, Watermarks::default(), &open).unwrap()
 }
 
+/// Has the tag `test_business` of the embedded store in `directory` starve while what is returned lives. `ask` sends a GET, and
+/// says which status that got.
+pub fn starve(directory: &Path, mut ask: impl FnMut(&str) -> u16) -> rusqlite::Connection {
+    let file = rusqlite::Connection::open(directory.join("ids.db")).unwrap();
+    file.busy_timeout(PATIENCE).unwrap();
+    file.execute("UPDATE segments SET step = 1 WHERE app_tag = 'test_business'", []).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for target in ["/alloc?app_tag=test_business&count=10000", "/alloc?app_tag=test_business"] {
+        while ask(target) == 200 {}
+    }
+    file
+}
+
 /// Reservations by somebody who was granted nothing so far.
 pub trait Reserve: SegmentStore {
     fn reserve(&mut self, tag: &str, amount: i64) -> Result<i64, StoreError> {
