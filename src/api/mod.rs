@@ -142,16 +142,7 @@ impl Service {
             waits: Arc::default(),
         }
     }
-}
 
-impl Default for Service {
-    /// Everybody may have as many IDs as they ask for.
-    fn default() -> Self {
-        Self::new(&ApiSection::default())
-    }
-}
-
-impl Service {
     /// Whether the server was told to stop: every answer is then the last on its connection.
     pub fn is_draining(&self) -> bool {
         // Relaxed: nothing else is learned from it, and a request more or less does not matter.
@@ -179,6 +170,13 @@ impl Service {
     }
 }
 
+impl Default for Service {
+    /// Everybody may have as many IDs as they ask for.
+    fn default() -> Self {
+        Self::new(&ApiSection::default())
+    }
+}
+
 impl Caller<'_> {
     /// Looks whether the caller may have IDs of `tag`. Whether there is such a tag is not looked at before.
     ///
@@ -203,11 +201,6 @@ impl Api {
     /// An end that claims through `handle`.
     pub fn new(handle: Handle, service: Arc<Service>) -> Self {
         Self { handle, service }
-    }
-
-    /// What all workers share.
-    pub fn service(&self) -> &Arc<Service> {
-        &self.service
     }
 
     /// As [`Handle::forget_gone`].

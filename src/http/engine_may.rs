@@ -416,9 +416,7 @@ impl Connection {
             Reply::Later(waiting) => self.await_ids(waiting),
         };
         // Looked at after the wait: the server may have been told to stop meanwhile.
-        let keep_alive = request.keep_alive && !self.handler.service().is_draining();
-        let cors = self.handler.service().gate.cors(&request);
-        Ok((answer, Delivery { keep_alive, cors, ..Delivery::of(&request) }))
+        Ok((answer, self.handler.service().delivery(&request)))
     }
 
     /// Blocks this coroutine, and no thread, until the IDs are there.

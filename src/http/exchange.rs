@@ -1,13 +1,11 @@
 //! From bytes to bytes, without a socket: what a client sent becomes what it gets back. An engine moves the bytes, and
 //! keeps time; the benches and tests need neither.
 
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use super::fast_path::{Memo, Shortcut, may_remember};
-use super::handler::{Handler, Reply, Service, Waiting};
-use super::request::{Parsed, Parser, Request};
+use super::handler::{Handler, Reply, Waiting};
+use super::request::{Parsed, Parser};
 use super::response::{Answer, Delivery, Encoder, LongBatch};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -49,11 +47,6 @@ impl Exchange {
         Self { handler, encoder: Encoder::new(), memo: Memo::default() }
     }
 
-    /// What all workers share.
-    pub fn service(&self) -> &Arc<Service> {
-        self.handler.service()
-    }
-
     /// The handler.
     pub fn handler(&mut self) -> &mut Handler {
         &mut self.handler
@@ -74,34 +67,33 @@ impl Exchange {
         consumed: &mut usize,
         output: &mut Vec<u8>,
     ) -> Step {
-        let (reply, delivery) = match self.recalled(parser, input, consumed) {
+        match self.recalled(parser, input, consumed) {
             Some(Recalled::Single(id)) => {
                 self.encoder.encode_id(id, output);
                 return Step::Answered;
             }
-            Some(Recalled::Other(reply, delivery)) => (reply, delivery),
-            None => {
-                let expects_continue = match parser.parse(input) {
-                    Ok(Parsed::Complete { request, bytes }) => {
-                        *consumed += bytes.len();
-                        if may_remember(self.handler.service()) {
-                            self.memo.keep(bytes, &request);
-                        }
-                        let delivery = delivery(self.handler.service(), &request);
-                        let reply = self.handler.handle(&request);
-                        return self.answer(reply, delivery, output);
-                    }
-                    Ok(Parsed::Partial { expects_continue }) => expects_continue,
-                    Err(reject) => {
-                        let answer = self.handler.rejected(reject);
-                        self.refuse(parser, input, &answer, output);
-                        return Step::Refused;
-                    }
-                };
-                return self.wait_for_rest(parser, input, expects_continue, output);
+            Some(Recalled::Other(reply, delivery)) => return self.answer(reply, delivery, output),
+            None => {}
+        }
+        match parser.parse(input) {
+            Ok(Parsed::Complete { request, bytes }) => {
+                *consumed += bytes.len();
+                if may_remember(self.handler.service()) {
+                    self.memo.keep(bytes, &request);
+                }
+                let delivery = self.handler.service().delivery(&request);
+                let reply = self.handler.handle(&request);
+                self.answer(reply, delivery, output)
             }
-        };
-        self.answer(reply, delivery, output)
+            Ok(Parsed::Partial { expects_continue }) => {
+                self.wait_for_rest(parser, input, expects_continue, output)
+            }
+            Err(reject) => {
+                let answer = self.handler.rejected(reject);
+                self.refuse(parser, input, &answer, output);
+                Step::Refused
+            }
+        }
     }
 
     /// Has the next request answered, if it is the one that the worker remembers.
@@ -116,7 +108,7 @@ impl Exchange {
             Some(id) => Recalled::Single(id),
             None => {
                 let request = remembered.request();
-                let delivery = delivery(self.handler.service(), &request);
+                let delivery = self.handler.service().delivery(&request);
                 Recalled::Other(self.handler.handle(&request), delivery)
             }
         })
@@ -174,19 +166,8 @@ impl Exchange {
     /// Writes the last answer of a connection, to the request that starts `input` and is not whole.
     pub fn refuse(&mut self, parser: &Parser, input: &[u8], answer: &Answer, output: &mut Vec<u8>) {
         let head = parser.head(input);
-        let cors = head.and_then(|(head, _)| self.service().gate.cors(&head));
+        let cors = head.and_then(|(head, _)| self.handler.service().gate.cors(&head));
         let delivery = Delivery { head_only: parser.is_head(input), cors, ..Delivery::LAST };
         self.encoder.encode(answer, delivery, output);
     }
-
-    /// As [`Handler::poll`].
-    pub fn poll(&mut self, waiting: &mut Waiting, cx: &mut Context<'_>) -> Poll<Answer> {
-        self.handler.poll(waiting, cx)
-    }
-}
-
-/// How the answer to `request` is delivered.
-fn delivery(service: &Service, request: &Request<'_>) -> Delivery {
-    let keep_alive = request.keep_alive && !service.is_draining();
-    Delivery { keep_alive, cors: service.gate.cors(request), ..Delivery::of(request) }
 }

@@ -40,6 +40,13 @@ impl Service {
     pub fn is_draining(&self) -> bool {
         self.api.is_draining()
     }
+
+    /// How an answer to `request` that is given now is delivered.
+    #[inline]
+    pub fn delivery(&self, request: &Request<'_>) -> Delivery {
+        let keep_alive = request.keep_alive && !self.is_draining();
+        Delivery { keep_alive, cors: self.gate.cors(request), ..Delivery::of(request) }
+    }
 }
 
 /// Answers requests; one for each worker.

@@ -438,7 +438,8 @@ impl Connection {
     async fn await_ids(&self, mut waiting: Box<Waiting>) -> Answer {
         let exchange = &self.worker.exchange;
         let limit = self.worker.service.api.limits.alloc_timeout;
-        let answer = timeout(limit, poll_fn(|cx| exchange.borrow_mut().poll(&mut waiting, cx))).await;
+        let answer =
+            timeout(limit, poll_fn(|cx| exchange.borrow_mut().handler().poll(&mut waiting, cx))).await;
         answer.unwrap_or_else(|_| exchange.borrow_mut().handler().give_up(&waiting))
     }
 
